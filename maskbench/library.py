@@ -1,0 +1,69 @@
+"""The strategies as a library: any of them in anybody's training loop."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskbench.context import SIGNALS, Context
+from maskbench.grid import Grid
+from maskbench.strategy import REGISTRY, Strategy
+from maskbench.view import View, complete
+
+
+def list_strategies() -> list[str]:
+    """The names of all strategies that can be created."""
+    return REGISTRY.names()
+
+
+def create_strategy(name: str, **parameters: Any) -> Strategy:
+    """A strategy by name, e.g. `create_strategy("gmml", fill="zeros")`.
+
+    UsageError (a ValueError) for an unknown name or parameter, with the nearest ones, and for a value out of range.
+    """
+    return REGISTRY.create(name, **parameters)
+
+
+def degrade(
+    name_or_strategy: str | Strategy,
+    images: Tensor,
+    *,
+    patch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    attention: Tensor | None = None,
+    features: Tensor | None = None,
+    embeddings: Tensor | None = None,
+    patch_loss: Tensor | None = None,
+    parts: Tensor | None = None,
+    source: Tensor | None = None,
+    progress: float = 0.0,
+    **parameters: Any,
+) -> View:
+    """What a strategy makes of `images` (B, C, H, W), normalised, on any device. No target or weight is left None.
+
+    The draws of a row depend on (seed, epoch, row) alone. The signals are tensors as maskbench.context.SIGNALS says;
+    a missing one that the strategy needs is a ValueError that names it. `parameters` are the strategy's.
+    """
+    strategy = name_or_strategy
+    if isinstance(strategy, str):
+        strategy = create_strategy(strategy, **parameters)
+    elif parameters:
+        strategy = strategy.replace(**parameters)
+    given = {
+        "attention": attention,
+        "features": features,
+        "embeddings": embeddings,
+        "patch_loss": patch_loss,
+        "parts": parts,
+        "source": source,
+    }
+    signals = {signal: value for signal, value in given.items() if value is not None}
+    wanted = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
+    for signal in sorted(wanted - signals.keys()):
+        raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
+    grid = Grid.of(images, patch_size)
+    index = torch.arange(len(images), device=images.device)
+    context = Context(grid, index, seed=seed, epoch=epoch, step=0, progress=progress, signals=signals)
+    with torch.no_grad():
+        return complete(strategy(images, context), images, grid, strategy.name)

@@ -1,0 +1,151 @@
+"""Groups of pixels corrupted in place (GMML)."""
+
+from typing import Literal
+
+import torch
+
+from maskbench.strategy import (
+    Context,
+    Grid,
+    Ratio,
+    RatioRange,
+    Share,
+    Strategy,
+    Tensor,
+    Term,
+    View,
+    dataclass,
+    hide,
+    register,
+)
+
+CANDIDATES = 126  # rectangles a round: as many powers of 4 as float32 holds apart
+
+
+@register("gmml")
+@dataclass(frozen=True, kw_only=True)
+class Gmml(Strategy):
+    """Corrupts rectangles until a share of the image is covered; the encoder sees everything and must undo it.
+
+    Atito, Awais, Nandam, Kittler, "GMML is All you Need", arXiv 2205.14986 (ICIP 2023). An image is either filled
+    (`fill`, `ratio`) or, with probability `alien`, given another image's pixels in place (`alien_ratio`). Rectangles
+    have sides uniform below `largest` of the image's. As published, `anchors` are top-left corners clipped at the
+    bottom and right, and the last aligned row and column are never one: the top left is rarely covered. "uniform"
+    is the clean form, in which every cell is covered equally often. `exact` thins the last rectangle to the count.
+    Deviations: another image is always another one (the reference may draw the image itself), drawn among 32
+    neighbours; "self" copies from the clean image, not from one already corrupted in part.
+    """
+
+    ratio: Ratio | RatioRange = (0.5, 0.75)
+    fill: Literal["noise", "zeros", "self", "alien"] = "noise"
+    alien: Share = 0.5
+    alien_ratio: Ratio = 0.3
+    align: Literal["pixel", "patch"] = "pixel"
+    largest: Ratio = 0.3
+    anchors: Literal["published", "uniform"] = "published"
+    exact: bool = False
+
+    def matched(self, ratio: float) -> "Gmml":
+        return self.replace(ratio=ratio, alien_ratio=ratio, align="patch", exact=True)
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        cells = Grid.of(images, context.grid.patch if self.align == "patch" else 1)
+        low, high = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
+        drawn = context.uniform(2)
+        alien = drawn[:, :1] < self.alien
+        ratio = torch.where(alien, self.alien_ratio, low + (high - low) * drawn[:, 1:])
+        rounds = 1 if max(high, self.alien_ratio) <= 0.8 else 3  # published anchors leave the top left bare for long
+        rank, shift = self.rectangles(context, cells, rounds)
+        covered = self.cut(rank, ratio, cells, context, rounds * CANDIDATES - 1)
+        pixels = cells.pixels(covered)
+        corrupted = torch.where(pixels, self.content(images, context, cells, alien, shift), images)
+        return View(corrupted, terms=(Term(weight=covered if self.align == "patch" else pixels),))
+
+    def rectangles(self, context: Context, cells: Grid, rounds: int) -> tuple[Tensor, Tensor]:
+        """rounds * CANDIDATES random rectangles in order. rank (B, cells): the first that covers each cell, one past
+        the last where none does. shift (B, cells): how far away that rectangle's "self" content lies, in cells."""
+        ranks, shifts = zip(*(self.one_round(context, cells) for _ in range(rounds)), strict=True)
+        rank, shift = ranks[0], shifts[0]
+        for number in range(1, rounds):
+            bare = rank == number * CANDIDATES
+            rank = torch.where(bare, rank + ranks[number], rank)
+            shift = torch.where(bare, shifts[number], shift)
+        return rank, shift
+
+    def one_round(self, context: Context, cells: Grid) -> tuple[Tensor, Tensor]:
+        """Rank and shift of CANDIDATES rectangles, all at once.
+
+        The product of the rectangles' row and column memberships, rectangle m weighing 4**-m, is a number whose
+        exponent is that of the first rectangle that covers the cell: the sum of all later ones is below a third of it.
+        """
+        top, height, row_shift = self.spans(context, cells.rows, cells.patch)
+        left, width, col_shift = self.spans(context, cells.cols, cells.patch)
+        rows, cols = membership(top, height, cells.rows), membership(left, width, cells.cols)
+        power = torch.exp2(2.0 * (62 - torch.arange(CANDIDATES, device=rows.device)))
+        sums = (rows * power[:, None]).transpose(1, 2) @ cols
+        exponent = (sums.flatten(1).view(torch.int32) >> 23) - 127  # -127 where no rectangle is
+        rank = (62 - (exponent >> 1)).long()
+        shift = row_shift * cells.cols + col_shift
+        return rank, shift.gather(1, rank.clamp(max=CANDIDATES - 1))
+
+    def spans(self, context: Context, cells: int, unit: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Start, extent and shift along one axis, (B, CANDIDATES) each, in cells."""
+        side = cells * unit
+        most = int(self.largest * side)
+        if most <= unit:
+            raise ValueError(
+                f"gmml: largest={self.largest:g} of {side} px allows blocks below {most} px, not above the {unit} px "
+                f"they are aligned to; raise largest or use align=pixel"
+            )
+        extent = unit + context.integers(most - unit, CANDIDATES)
+        if self.anchors == "published":
+            start = context.integers(side - unit, CANDIDATES) // unit
+            extent = torch.minimum(extent, side - start * unit)
+            extent = (extent / unit).round().long()
+        else:
+            extent = (extent / unit).round().long()
+            start = context.integers(cells + extent - 1, CANDIDATES) - (extent - 1)
+            end = (start + extent).clamp(max=cells)
+            start = start.clamp(min=0)
+            extent = end - start
+        source = context.integers(cells - extent + 1, CANDIDATES)
+        return start, extent, source - start
+
+    def cut(self, rank: Tensor, ratio: Tensor, cells: Grid, context: Context, last: int) -> Tensor:
+        """(B, cells) bool: the first rectangles whose union reaches `ratio` (B, 1) of the cells; all if none does."""
+        if self.exact:
+            order = context.uniform(cells.size) - rank
+            if isinstance(self.ratio, float) and self.alien_ratio == self.ratio:
+                return hide(order, cells.count(self.ratio))
+            return hide(order, cells.count(ratio))
+        low = torch.zeros_like(rank[:, :1])
+        high = low + last
+        for _ in range(last.bit_length()):  # bisection: the smallest rank at which the union is large enough
+            middle = (low + high) // 2
+            enough = (rank <= middle).sum(1, keepdim=True) >= ratio * cells.size
+            high = torch.where(enough, middle, high)
+            low = torch.where(enough, low, middle + 1)
+        return rank <= high
+
+    def content(self, images: Tensor, context: Context, cells: Grid, alien: Tensor, shift: Tensor) -> Tensor:
+        """What the covered pixels become, broadcastable to `images`."""
+        match self.fill:
+            case "noise":
+                content = context.normal(*images.shape[1:])
+            case "zeros":
+                content = torch.zeros_like(images)
+            case "self":
+                source = (torch.arange(cells.size, device=images.device) + shift) % cells.size
+                values = cells.patchify(images)
+                content = cells.unpatchify(values.gather(1, source[..., None].expand_as(values)))
+            case "alien":
+                return images[context.partner()]
+        if self.alien == 0:
+            return content
+        return torch.where(alien[..., None, None], images[context.partner()], content)
+
+
+def membership(start: Tensor, extent: Tensor, cells: int) -> Tensor:
+    """(B, M, cells) float: 1 where start <= cell < start + extent."""
+    cell = torch.arange(cells, device=start.device)
+    return ((cell >= start[..., None]) & (cell < (start + extent)[..., None])).float()

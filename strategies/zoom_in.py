@@ -1,0 +1,68 @@
+"""Recovering more than is seen (Beyond Masking's zoomed-in tasks)."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+
+from maskbench.strategy import (
+    Context,
+    Ratio,
+    Share,
+    Strategy,
+    Tensor,
+    Term,
+    View,
+    dataclass,
+    hide,
+    register,
+)
+
+
+@register("zoom-in-mask")
+@dataclass(frozen=True, kw_only=True)
+class ZoomInMask(Strategy):
+    """Shows the masked centre of a wider crop; the prediction is read as the whole wider crop.
+
+    Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", arXiv 2203.14313:
+    the integrated task. The prediction, magnified to the wider crop, must match the hidden patches at its centre
+    (weight `inner`) and the four border strips around it (1 - `inner` times the sum of their mean errors). Areas are
+    resized by adaptive average pooling, as in the reference. No deviation known.
+    """
+
+    source_scale: ClassVar[float] = 288 / 224
+
+    ratio: Ratio = 0.75
+    inner: Share = 0.8
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        grid, source = context.grid, context.source
+        (height, width), wide = images.shape[2:], source.shape[2:]
+        top, left = (wide[0] - height) // 2, (wide[1] - width) // 2
+
+        def widen(prediction: Tensor) -> Tensor:
+            return F.interpolate(prediction, size=wide, mode="area")
+
+        def centre(prediction: Tensor) -> Tensor:
+            return widen(prediction)[:, :, top : top + height, left : left + width]
+
+        strips = images.new_zeros(1, 1, *wide)
+        for strip in (
+            strips[..., :top, :],
+            strips[..., top + height :, :],
+            strips[..., top : top + height, :left],
+            strips[..., top : top + height, left + width :],
+        ):
+            strip += 1 / strip.numel()
+        count = grid.count(self.ratio)
+        hidden = hide(context.uniform(grid.size), count)
+        whole = F.interpolate(source, size=(height, width), mode="area")
+        return View(
+            images,
+            hidden,
+            length=grid.size - count,
+            terms=(
+                Term(weight=hidden, warp=centre, scale=self.inner),
+                # Four strip means summed: strips weigh 1 each, so the weighted mean is a quarter of their sum.
+                Term(whole, weight=strips, warp=widen, warp_target=True, scale=4 * (1 - self.inner)),
+            ),
+        )
