@@ -1,0 +1,97 @@
+"""Crops, flips and normalisation of a whole batch on its device, with no loop over images.
+
+A crop with resizing is linear and separable, so each image gets two small matrices, one for rows and one for columns,
+and a batch is resampled by two batched products. The weights are those of an antialiased bilinear resize of the cut
+box, as torchvision's `resized_crop(antialias=True)` and Pillow compute it; a flip reverses the columns' weights.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskbench.data.splits import Images
+from maskbench.draws import Draws
+
+ATTEMPTS = 10  # boxes drawn before the largest central one is taken, as in torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Rectangles on the stored canvas, (B,) int64 each, in pixels; `flip` (B,) bool mirrors left and right."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    flip: Tensor
+
+
+def random_boxes(
+    draws: Draws,
+    images: Images,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+) -> Boxes:
+    """A random box for each image: a share of the original's area uniform in `scale`, log-uniform aspect in `ratio`
+    times the aspect of the output `size` (rows, cols), the first of ATTEMPTS that fits, else the central box."""
+    canvas = images.pixels.shape[2:]
+    area, aspect, place = draws.uniform(ATTEMPTS), draws.uniform(ATTEMPTS), draws.uniform(3)
+    # In units in which the original is as tall as the canvas, it is stretch * canvas width wide.
+    stretch = images.stretch[:, None]
+    area = (scale[0] + (scale[1] - scale[0]) * area) * canvas[0] * canvas[1] * stretch
+    low, high = (math.log(bound * size[1] / size[0]) for bound in ratio)
+    aspect = torch.exp(low + (high - low) * aspect)
+    height = (area / aspect).sqrt().round()
+    width = ((area * aspect).sqrt() / stretch).round()
+    fits = (height >= 1) & (height <= canvas[0]) & (width >= 1) & (width <= canvas[1])
+    first = fits.byte().argmax(1, keepdim=True)
+    central = central_boxes(images, size)
+    height = torch.where(fits.any(1), height.gather(1, first)[:, 0].long(), central.height)
+    width = torch.where(fits.any(1), width.gather(1, first)[:, 0].long(), central.width)
+    top = (place[:, 0] * (canvas[0] - height + 1)).long()
+    left = (place[:, 1] * (canvas[1] - width + 1)).long()
+    return Boxes(top, left, height, width, place[:, 2] < flip)
+
+
+def central_boxes(images: Images, size: tuple[int, int]) -> Boxes:
+    """The largest central box with the aspect of `size` (rows, cols) in each original, for evaluation."""
+    rows, cols = images.pixels.shape[2:]
+    aspect = size[1] / size[0]
+    height = (cols * images.stretch / aspect).clamp(max=rows)
+    width = (height * aspect / images.stretch).round().clamp(1, cols).long()
+    height = height.round().clamp(min=1).long()
+    return Boxes((rows - height) // 2, (cols - width) // 2, height, width, torch.zeros_like(height, dtype=torch.bool))
+
+
+def resample(images: Images, boxes: Boxes, size: tuple[int, int], mean: Tensor, std: Tensor) -> Tensor:
+    """(B, C, *size) float32: each image's box, resized and normalised by the (C,) moments of pixels in [0, 1]."""
+    batch, channels, rows, cols = images.pixels.shape
+    across = _weights(boxes.left, boxes.width, cols, size[1])
+    across = torch.where(boxes.flip[:, None, None], across.flip(1), across)
+    down = _weights(boxes.top, boxes.height, rows, size[0])
+    pixels = images.pixels.reshape(batch, channels * rows, cols).float()
+    pixels = (pixels @ across.transpose(1, 2)).view(batch, channels, rows, size[1])
+    pixels = down @ pixels.transpose(1, 2).reshape(batch, rows, channels * size[1])
+    pixels = pixels.view(batch, size[0], channels, size[1]).transpose(1, 2)
+    shape = (1, channels, 1, 1)
+    return torch.addcmul(-(mean / std).view(shape), pixels, (1 / (255 * std)).view(shape)).contiguous()
+
+
+def _weights(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
+    """(B, target, source): triangle weights, as wide as one target pixel is large, of the source pixels in the box."""
+    start, extent = start[:, None, None].float(), extent[:, None, None].float()
+    step = extent / target
+    centre = start + (torch.arange(target, device=start.device)[:, None] + 0.5) * step
+    pixel = torch.arange(source, device=start.device) + 0.5
+    weights = (1 - (pixel - centre).abs() / step.clamp(min=1)).clamp(min=0)
+    weights = weights * ((pixel > start) & (pixel < start + extent))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def margin(size: tuple[int, int], source_scale: float) -> tuple[int, int]:
+    """Pixels that the wider source crop adds on each side: round(side * (source_scale - 1) / 2)."""
+    return round(size[0] * (source_scale - 1) / 2), round(size[1] * (source_scale - 1) / 2)

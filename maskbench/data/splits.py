@@ -1,0 +1,116 @@
+"""A data set in memory: packed uint8 images, labels, and which part serves which purpose."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from maskbench.draws import Draws, keys
+
+VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split.
+
+    pixels: (N, C, H, W) uint8. labels: (N,) int64. stretch: (N,) float32, how much wider than tall the original is
+    compared to the stored canvas (1 = stored undistorted). objects: (N, H, W) bool, True on the object, where known.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    stretch: Tensor
+    objects: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Tensor) -> "Images":
+        """The images of these numbers, in this order."""
+        objects = None if self.objects is None else self.objects[index]
+        return Images(self.pixels[index], self.labels[index], self.stretch[index], objects)
+
+    def to(self, device: torch.device) -> "Images":
+        """The same split with its pixels, labels and stretch on `device`."""
+        return replace(
+            self, pixels=self.pixels.to(device), labels=self.labels.to(device), stretch=self.stretch.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as a run sees it.
+
+    Pre-training uses all of `train`. Choices are made by fitting on `fit` (numbers into train) and reading
+    `validation`; then everything is refitted on all of train, and the labels of `test` are read once.
+    validation: numbers into train, or a split of its own. mean, std: (C,) of the training pixels in [0, 1].
+    """
+
+    name: str
+    train: Images
+    test: Images
+    validation: Tensor | Images
+    fit: Tensor
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: Tensor = field(repr=False)
+    std: Tensor = field(repr=False)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images in each part."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+    def to(self, device: torch.device) -> "Splits":
+        """The same data set on `device`."""
+        validation = self.validation.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+
+
+def stratified_order(labels: Tensor) -> Tensor:
+    """(N,) int64: an order fixed by seed 0 in which every prefix holds the classes in proportion."""
+    noise = Draws(keys(torch.arange(len(labels)), 0, "stratified")).uniform()
+    by_class = (labels.double() + noise.double() * 0.999).argsort()  # random within a class
+    sizes = torch.bincount(labels)
+    starts = sizes.cumsum(0) - sizes
+    rank = torch.arange(len(labels)) - starts[labels[by_class]]
+    place = (rank + noise[by_class].double()) / sizes[labels[by_class]]
+    return by_class[place.argsort()]
+
+
+def assemble(
+    name: str,
+    train: Images,
+    test: Images,
+    *,
+    classes: tuple[str, ...],
+    fingerprint: str,
+    validation: Images | None = None,
+    limit: int | None = None,
+) -> Splits:
+    """Splits with the first `limit` training images of the stratified order, and a validation part.
+
+    Without a validation split, a stratified tenth of train (at least one image) is held out for choices.
+    """
+    if limit is not None and limit < len(train):
+        train = train.take(stratified_order(train.labels)[:limit].sort().values)
+    if validation is None:
+        order = stratified_order(train.labels)
+        held_out = max(1, round(VALIDATION_SHARE * len(train)))
+        choice: Tensor | Images = order[:held_out].sort().values
+        fit = order[held_out:].sort().values
+    else:
+        choice, fit = validation, torch.arange(len(train))
+    mean, std = moments(train.pixels)
+    return Splits(name, train, test, choice, fit, classes, fingerprint, mean, std)
+
+
+def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) mean and standard deviation of uint8 pixels (N, C, H, W) scaled to [0, 1], from exact integer histograms."""
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)]).double()
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ levels
+    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
+    return mean.float(), variance.sqrt().clamp_min(1e-6).float()
