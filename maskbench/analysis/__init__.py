@@ -1,0 +1,1 @@
+"""Records -> tables and plots: pure functions of what is stored, without torch."""

@@ -1,0 +1,116 @@
+"""Stored records as one table of numbers, a row a run."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from maskbench.errors import UsageError
+from maskbench.record import RunRecord, Unreadable, read_record, record_paths
+
+CONTROLS = ("random-init", "supervised")
+
+
+def read_records(folder: Path) -> list[RunRecord]:
+    """All records under `folder`, in order of run id. What is broken or too new is named on stderr and left out."""
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}; run `maskbench run --output {folder}` first")
+    records = []
+    for path in record_paths(folder):
+        try:
+            records.append(read_record(path))
+        except Unreadable as reason:
+            print(f"maskbench: skipped {reason}", file=sys.stderr)
+    return records
+
+
+def load_results(folder: str | Path) -> pd.DataFrame:
+    """One row a run: run_id, label, group, seed, status, and every metric and diagnostic by its name."""
+    return frame(read_records(Path(folder)))
+
+
+def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The records as rows, in order of group, label and seed. `label` tells apart what a group compares."""
+    rows = []
+    groups = [group_of(record) for record in records]
+    labels = _labels(records, groups)
+    for record, group, label in zip(records, groups, labels, strict=True):
+        rows.append(
+            {
+                "run_id": record.run_id,
+                "group": group,
+                "label": label,
+                "control": record.objective["name"] in CONTROLS,
+                "strategy": record.strategy["name"],
+                "objective": record.objective["name"],
+                "dataset": record.dataset["name"],
+                "seed": record.seed,
+                "status": record.status,
+                "machine": record.environment.get("gpu") or record.environment.get("cpu"),
+                **record.metrics,
+                **record.diagnostics,
+            }
+        )
+    columns = ["run_id", "group", "label", "control", "strategy", "objective", "dataset", "seed", "status", "machine"]
+    table = pd.DataFrame(rows, columns=None if rows else columns)
+    return table.sort_values(["group", "label", "seed"], kind="stable", ignore_index=True)
+
+
+def group_of(record: RunRecord) -> str:
+    """What two runs must share to stand in one table: data, model, budget, protocols. Readable and canonical."""
+    config, data, train = record.config, record.config["data"], record.config["train"]
+    model = record.model["arguments"]
+    kwargs = config["model"]["kwargs"]
+    size = "x".join(str(side) for side in data["img_size"])
+    shape = ", ".join(f"{key} {value}" for key, value in kwargs.items())
+    protocols = ", ".join(f"{name} v{version}" for name, version in sorted(record.protocols.items()))
+    return " | ".join(
+        [
+            f"{record.dataset['name']} ({record.dataset['fingerprint']}), {record.dataset['sizes']['train']:,} images, "
+            f"{size}x{data['in_chans']}",
+            f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
+            f"{train['epochs']} epochs, batch {train['batch_size']}",
+            f"probes {protocols}",
+        ]
+    )
+
+
+def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
+    """The strategy's name, for controls the objective's; with the settings that differ where one name stands for
+    several configurations in a group."""
+    names = [
+        record.objective["name"] if record.objective["name"] in CONTROLS else record.strategy["name"]
+        for record in records
+    ]
+    settings = [_settings(record) for record in records]
+    values: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for name, group, own in zip(names, groups, settings, strict=True):
+        seen = values.setdefault((name, group), {})
+        for key, value in own.items():
+            seen.setdefault(key, set()).add(value)
+    labels = []
+    for name, group, own in zip(names, groups, settings, strict=True):
+        seen = values[name, group]
+        shown = ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in own if len(seen[key]) > 1)
+        labels.append(f"{name} ({shown})" if shown else name)
+    return labels
+
+
+def _settings(record: RunRecord) -> dict[str, str]:
+    """Every setting that makes a run another run, as dotted path -> JSON."""
+    config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "checkpoint_every")}
+    config["system"] = {key: value for key, value in config["system"].items() if key not in ("device", "workers")}
+    flat: dict[str, str] = {}
+
+    def flatten(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                flatten(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = json.dumps(value).strip('"')
+
+    flatten("", config)
+    return flat

@@ -1,0 +1,241 @@
+"""The command line: parsing only. Data goes to stdout, everything else to stderr; exit 0, 1 failed run, 2 usage."""
+
+import json
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskbench import __version__
+from maskbench.errors import UsageError, unknown
+
+app = typer.Typer(
+    name="maskbench",
+    help="Compare ways of hiding or degrading images for pre-training vision transformers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; mistakes are one line on stderr."""
+    warnings.showwarning = lambda message, *_, **__: print(f"maskbench: {message}", file=sys.stderr)
+    usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = _say(str(error), 2)
+    except usage_error as error:
+        message = error.format_message()
+        code = 2 if "no_args" in type(error).__name__.lower() or not message else _say(message, 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+class Regime(StrEnum):
+    paper = "paper"
+    matched = "matched"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Format(StrEnum):
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    strategy: Annotated[str | None, typer.Option(help="NAME[:key=value...],... e.g. random,gmml:fill=zeros")] = None,
+    regime: Annotated[
+        Regime | None, typer.Option(help="paper: published defaults; matched: one ratio, exact counts.")
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
+    objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
+    dataset: Annotated[str | None, typer.Option(help="shapes, or a path to Parquet files or image folders.")] = None,
+    model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
+    in_chans: Annotated[int | None, typer.Option(help="Image channels.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Global.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate, absolute.")] = None,
+    blr: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    seeds: Annotated[str, typer.Option(help="0,1,2 or 0-4")] = "0",
+    limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
+    probes: Annotated[str | None, typer.Option(help="NAME[:key=value...],...")] = None,
+    preset: Annotated[str, typer.Option(help="Settings to start from; see `list presets`.")] = "quick",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any setting; repeatable.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the settings and stop.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Results folder; results/<preset> if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    precision: Annotated[Precision | None, typer.Option()] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
+) -> None:
+    """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed."""
+    from maskbench import config as settings_of
+
+    flags: dict[str, Any] = {
+        "regime": regime or ("matched" if ratio is not None else None),
+        "ratio": ratio,
+        "objective": objective,
+        "data.dataset": dataset,
+        "model.name": model,
+        "model.patch_size": patch_size,
+        "data.img_size": img_size,
+        "data.in_chans": in_chans,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.blr": blr,
+        "train.warmup_epochs": warmup_epochs,
+        "train.weight_decay": weight_decay,
+        "data.limit": limit,
+        "probes": probes,
+        "output": None if output is None else str(output),
+        "system.device": device,
+        "system.precision": precision,
+    }
+    settings: dict[str, Any] = {"output": f"results/{preset}", **settings_of.preset(preset)}
+    if config is not None:
+        settings = settings_of.merge(settings, settings_of.read_yaml(config))
+    settings = settings_of.merge(settings, {path: value for path, value in flags.items() if value is not None})
+    settings = settings_of.merge(settings, settings_of.assignments(set_ or []))
+    chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
+    configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds))
+    if print_config:
+        import yaml
+
+        print(yaml.safe_dump(configs[0].model_dump(mode="json"), sort_keys=False), end="")
+        return
+    _run(configs, force, as_json)
+
+
+def _run(configs: list[Any], force: bool, as_json: bool) -> None:
+    from maskbench.reporter import Terminal
+    from maskbench.run import run_all
+
+    reporter = Terminal()
+    records = run_all(configs, force=force, reporter=reporter)
+    output = Path(configs[0].output)
+    tables = _write_tables(output)
+    figures = _write_figures(output)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records]))
+    else:
+        print(tables["md"], end="")
+    reporter.note(f"tables: {output / 'tables'}")
+    reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
+    reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
+    if any(record.status != "complete" for record in records):
+        raise typer.Exit(1)
+
+
+def _write_tables(folder: Path) -> dict[str, str]:
+    from maskbench.analysis.results import load_results
+    from maskbench.analysis.tables import write_tables
+
+    return _writing(folder, lambda: write_tables(load_results(folder), folder / "tables"))
+
+
+def _write_figures(folder: Path) -> list[Path]:
+    from maskbench.analysis.plots import write_figures
+    from maskbench.analysis.results import frame, read_records
+
+    records = read_records(folder)
+    return _writing(folder, lambda: write_figures(records, frame(records), folder / "figures"))
+
+
+def _writing(folder: Path, write: Any) -> Any:
+    try:
+        return write()
+    except OSError as error:
+        raise UsageError(f"cannot write under {folder}: {error.strerror}; free space or change permissions") from None
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+    format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
+) -> None:
+    """Write every table of a results folder to DIR/tables, and print one."""
+    print(_write_tables(folder)[format_], end="")
+
+
+@app.command()
+def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:
+    """Draw every figure of a results folder to DIR/figures, and print their paths."""
+    for path in _write_figures(folder):
+        print(path)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="strategies, objectives, probes, datasets or presets.")] = "strategies",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what there is. Modules that fail to import are named on stderr and disturb nothing."""
+    from maskbench import catalogue
+
+    if kind not in catalogue.KINDS:
+        raise unknown("kind", kind, catalogue.KINDS)
+    entries, broken = catalogue.KINDS[kind]()
+    if as_json:
+        print(json.dumps(entries, indent=1))
+    else:
+        width = max(len(entry["name"]) for entry in entries)
+        for entry in entries:
+            print(f"{entry['name']:{width}}  {entry['summary']}")
+    for module, reason in broken.items():
+        print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
+
+
+@app.command()
+def show(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Strategies, as for run --strategy.")],
+    dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
+    img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
+    patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    regime: Annotated[Regime, typer.Option()] = Regime.paper,
+    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
+    output: Annotated[Path, typer.Option(help="PNG to write.")] = Path("masks.png"),
+) -> None:
+    """Draw strategies on the same images: what the encoder sees and what must be recovered."""
+    from maskbench.config import parse_specs
+    from maskbench.show import draw
+
+    specs = [spec for name in names for spec in parse_specs(name)]
+    matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
+    _writing(output.parent, lambda: draw(specs, output, dataset, img_size, patch_size, matched, seed, images))
+    print(output)

@@ -1,0 +1,1 @@
+"""Pre-training objectives, one a file: what the encoder must do with what a strategy shows it."""

@@ -1,0 +1,81 @@
+"""Masked autoencoding: the common setting, in which every strategy can be compared."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from maskbench.grid import Grid
+from maskbench.objective import Head, Objective, Outcome, register
+from maskbench.recover import Error, Normalise, recovery_loss
+from maskbench.view import View
+from maskbench.vit import Encoder, sine_cosine, transformer
+
+
+@register("mae")
+@dataclass(frozen=True, kw_only=True)
+class Mae(Objective):
+    """Encode what is left, decode every patch, average the error by the view's weights.
+
+    He et al., arXiv 2111.06377. Hidden tokens never enter the encoder; a light decoder gets the encoded tokens, class
+    token included, and a learnt mask token for each hidden one, all with fixed sine-cosine positions. Thrown tokens
+    enter neither. The default decoder is the paper's for 224 px; presets for small images choose a smaller one.
+    """
+
+    decoder_width: Annotated[int, Field(ge=4, multiple_of=4)] = 512
+    decoder_depth: Annotated[int, Field(ge=1)] = 8
+    decoder_heads: Annotated[int, Field(ge=1)] = 16
+    normalise: Normalise = "patch"
+    error: Error = "l2"
+
+    def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
+        return MaeHead(self, encoder, grid, channels, plain_attention)
+
+
+class MaeHead(Head):
+    def __init__(self, mae: Mae, encoder: Encoder, grid: Grid, channels: int, plain_attention: bool) -> None:
+        super().__init__()
+        self.mae, self.encoder, self.grid = mae, encoder, grid
+        width = mae.decoder_width
+        self.embed = nn.Linear(encoder.width, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width).normal_(std=0.02))
+        self.positions: Tensor
+        self.register_buffer("positions", sine_cosine(grid, width), persistent=False)
+        self.blocks = transformer(width, mae.decoder_depth, mae.decoder_heads, plain_attention=plain_attention)
+        self.norm = nn.LayerNorm(width)
+        self.predict = nn.Linear(width, grid.patch**2 * channels)
+        for linear in (self.embed, self.predict):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, view: View, labels: Tensor) -> Outcome:
+        prediction = self.grid.unpatchify(self.decode(view).float())
+        mae = self.mae
+        loss, patch_loss = recovery_loss(prediction, view, self.grid, normalise=mae.normalise, error=mae.error)
+        return Outcome(loss, patch_loss, prediction)
+
+    def decode(self, view: View) -> Tensor:
+        """(B, N, patch * patch * C): the predicted values of every patch."""
+        encoded = self.encoder(view.images, view.present, view.replaced, view.length)
+        patches = self.embed(encoded.patches)
+        if encoded.places is not None:
+            patches = self.fill_in(patches, encoded.places, encoded.valid)
+        prefix = self.embed(encoded.prefix)
+        tokens = torch.cat([prefix, patches + self.positions.to(patches.dtype)], 1)
+        bias = None
+        if view.thrown is not None:
+            kept = torch.cat([view.thrown.new_ones(len(tokens), prefix.shape[1]), ~view.thrown], 1)
+            bias = self.encoder.attention_bias(kept)
+        for block in self.blocks:
+            tokens = block(tokens, attn_mask=bias)
+        return self.predict(self.norm(tokens[:, prefix.shape[1] :]))
+
+    def fill_in(self, patches: Tensor, places: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, N, D): the encoded patches (B, K, D) at their `places`, the mask token everywhere else."""
+        batch, count = len(patches), self.grid.size
+        if valid is not None:
+            places = torch.where(valid, places, count)  # padding goes to a place that is cut off
+        tokens = self.mask_token.to(patches.dtype).repeat(batch, count + 1, 1)
+        return tokens.scatter(1, places[..., None].expand_as(patches), patches)[:, :count]

@@ -1,0 +1,41 @@
+"""The learning curve: quick k-NN readings on the validation part while training runs."""
+
+import torch
+
+from maskbench.config import System
+from maskbench.data.splits import Images, Splits, stratified_order
+from maskbench.probe import accuracy, extract
+from maskbench.probes.knn import Knn
+from maskbench.vit import Encoder
+
+BANK = 2_000  # images known, from the part of train that is not held out
+ASKED = 2_000  # validation images asked about
+
+
+class OnlineKnn:
+    """Reads `knn` from a stratified subset: cheap and noisier than the probe, and never from test."""
+
+    def __init__(self, splits: Splits, system: System) -> None:
+        self.splits, self.system = splits, system
+        self.bank = _subset(splits.train.take(splits.fit.to(splits.train.labels.device)), BANK)
+        held_out = splits.validation
+        if isinstance(held_out, torch.Tensor):
+            held_out = splits.train.take(held_out.to(splits.train.labels.device))
+        self.asked = _subset(held_out, ASKED)
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """{"online/knn/top1/<pooling>": share} of the encoder as it stands."""
+        known = extract(encoder, self.bank, self.splits, self.system)
+        asked = extract(encoder, self.asked, self.splits, self.system)
+        classes = len(self.splits.classes)
+        return {
+            f"online/knn/top1/{pooling}": accuracy(
+                Knn().predict(known[pooling], self.bank.labels, asked[pooling], classes), self.asked.labels
+            )
+            for pooling in sorted(known)
+        }
+
+
+def _subset(images: Images, most: int) -> Images:
+    order = stratified_order(images.labels.cpu())[:most].sort().values
+    return images.take(order.to(images.labels.device))

@@ -1,0 +1,1 @@
+"""Frozen, versioned questions to an encoder, one a file."""

@@ -1,0 +1,149 @@
+"""What is kept of a run: one JSON file with everything that a table, a plot or a doubter needs."""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SCHEMA_VERSION = 1
+PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
+
+
+class RunRecord(BaseModel):
+    """record.json, schema 1. Accuracies are shares in [0, 1]; what depends on clock or machine is under `cost/`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["complete", "diverged", "failed"]
+    error: str | None = None
+    config: dict[str, Any]
+    strategy: dict[str, Any]  # name, version, parameters, distribution
+    objective: dict[str, Any]  # name, version, parameters
+    dataset: dict[str, Any]  # name, fingerprint, sizes, mean, std
+    model: dict[str, Any]  # name and arguments for timm.create_model, parameter counts
+    seed: int
+    metrics: dict[str, float]
+    protocols: dict[str, int]
+    diagnostics: dict[str, float]
+    curve: list[dict[str, float]]
+    chosen: dict[str, Any]
+    interruptions: int = 0
+    environment: dict[str, Any]
+
+    def write(self, path: Path) -> None:
+        """To `path`, whole or not at all."""
+        write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
+
+
+class Unreadable(ValueError):
+    """A file that holds no record of a schema that we know."""
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record in `path`; Unreadable with the reason for one that is broken, foreign or of a newer schema."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"{path}: not a readable record ({error})") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise Unreadable(f"{path}: not a maskbench record (no schema_version)")
+    if version > SCHEMA_VERSION:
+        raise Unreadable(f"{path}: schema {version} is newer than {SCHEMA_VERSION}; upgrade maskbench")
+    try:
+        return RunRecord.model_validate(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"])
+        raise Unreadable(f"{path}: {where}: {detail['msg']}") from None
+
+
+def record_paths(folder: Path) -> Iterator[Path]:
+    """The records under a results folder, in order of their names; `folder` may also be one run's."""
+    if (folder / "record.json").exists():
+        yield folder / "record.json"
+    yield from sorted((folder / "runs").glob("*/record.json"))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write to a temporary file beside `path`, then rename, so that no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def environment(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Versions, source revision and machine, beside the `resolved` device, precision and so on."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    gpu = torch.cuda.get_device_name() if resolved["device"].startswith("cuda") else None
+    return {
+        **resolved,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+        "git": _git_revision(),
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags such as amx_bf16 and avx512_bf16, as Linux names them; empty elsewhere."""
+    for line in _cpuinfo():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _git_revision() -> str | None:
+    """The commit of maskbench's own checkout, with + where it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        shown = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip()

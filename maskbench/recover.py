@@ -1,0 +1,65 @@
+"""The error of a recovered image under a view's terms: shared by every objective that predicts pixels."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskbench.grid import Grid
+from maskbench.view import Term, View
+
+Normalise = Literal["none", "patch", "patch-channel"]
+Error = Literal["l1", "l2"]
+
+
+def normalised(images: Tensor, patch: int, how: Normalise) -> Tensor:
+    """Images (B, C, H, W) with every patch at mean 0 and variance 1 (unbiased, + 1e-6 as in MAE).
+
+    "patch": over all its values (MAE); "patch-channel": each channel apart (Beyond Masking); "none": unchanged.
+    """
+    if how == "none":
+        return images
+    batch, channels, height, width = images.shape
+    cells = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    axes = (3, 5) if how == "patch-channel" else (1, 3, 5)
+    variance, mean = torch.var_mean(cells, axes, keepdim=True)
+    return ((cells - mean) * (variance + 1e-6).rsqrt()).reshape(images.shape)
+
+
+def recovery_loss(
+    prediction: Tensor, view: View, grid: Grid, *, normalise: Normalise, error: Error
+) -> tuple[Tensor, Tensor]:
+    """(scalar, (B, N)): the sum over the view's terms of scale * sum(weight * error) / sum(weight), and the mean
+    error of each patch under the first term, detached.
+
+    prediction: (B, C, H, W) float32. Sums run over the whole batch, so images with more weight count for more.
+    """
+    total = prediction.new_zeros(())
+    patch_loss = None
+    for term in view.terms:
+        errors, weight = _errors(prediction, term, grid, normalise, error)
+        weight = weight.expand(errors.shape)
+        total = total + term.scale * (weight * errors).sum() / weight.sum().clamp_min(1e-8)
+        if patch_loss is None:
+            patch_loss = _per_patch(errors.detach(), grid)
+    assert patch_loss is not None, "a view has at least one term"
+    return total, patch_loss
+
+
+def _errors(prediction: Tensor, term: Term, grid: Grid, normalise: Normalise, error: Error) -> tuple[Tensor, Tensor]:
+    """Elementwise errors in the geometry of comparison, and the weight, broadcastable to them."""
+    target, weight = term.target, term.weight
+    assert target is not None and weight is not None, "the view is complete"
+    target = normalised(target.float(), grid.patch, normalise)
+    if term.warp is not None:
+        prediction = term.warp(prediction)
+        target = term.warp(target) if term.warp_target else target
+    difference = (prediction - target).abs()
+    if weight.ndim == 2:
+        weight = grid.pixels(weight)
+    return difference if error == "l1" else difference.square(), weight
+
+
+def _per_patch(errors: Tensor, grid: Grid) -> Tensor:
+    """(B, N): errors in any geometry, averaged over the area that each patch of the grid covers there."""
+    return torch.nn.functional.adaptive_avg_pool2d(errors.mean(1), (grid.rows, grid.cols)).flatten(1)
