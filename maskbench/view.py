@@ -15,8 +15,9 @@ class Term:
 
     target: (B, C, H', W') image to recover; None: the clean images. The objective may normalise it patch by patch,
         in the target's own geometry, so H' and W' are multiples of the patch.
-    weight: >= 0, (B, N) per token or broadcastable to the compared image (pixels, frequencies); None: 1 on hidden
-        tokens that are neither replaced nor thrown, 1 everywhere where the view hides nothing.
+    weight: >= 0, (B, N) per token, or with 3 or 4 dimensions and broadcastable to the compared image (pixels,
+        frequencies); None: 1 on hidden tokens that are neither replaced nor thrown, 1 everywhere where the view hides
+        nothing.
     warp: maps a predicted image (B, C, H, W) to the geometry in which it is compared; differentiable.
     warp_target: the normalised target goes through `warp` too.
     """
@@ -82,6 +83,13 @@ def complete(view: View, images: Tensor, grid: Grid, name: str = "strategy") -> 
             )
         if view.hidden is None:
             raise ValueError(f"{name}: view.{field} is given but view.hidden is None; it must be a part of hidden")
+    for term in view.terms:
+        weight = term.weight
+        if weight is not None and (weight.ndim < 2 or (weight.ndim == 2 and weight.shape != (batch, size))):
+            raise ValueError(
+                f"{name}: a term's weight is {tuple(weight.shape)}; weigh tokens by ({batch}, {size}), pixels or "
+                f"frequencies by (..., 1 or C, H, W)"
+            )
     recovered = view.recovered
     default = images.new_ones(batch, size) if recovered is None else recovered.to(images.dtype)
     terms = tuple(

@@ -1,0 +1,120 @@
+"""Masked autoencoding: who is seen, who is recovered, and what the gradient reaches."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskbench.grid import Grid
+from maskbench.objective import Head
+from maskbench.objectives.mae import Mae
+from maskbench.view import View, complete
+from maskbench.vit import build_encoder
+
+GRID = Grid(4, 4, 4)
+LABELS = torch.zeros(3, dtype=torch.long)
+
+
+def head_for(**parameters: int | str) -> Head:
+    torch.manual_seed(0)
+    kwargs = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    encoder = build_encoder("vit_tiny_patch16_224", GRID, 3, kwargs, plain_attention=True)
+    mae = Mae(decoder_width=16, decoder_depth=1, decoder_heads=2).replace(**parameters)
+    return mae.build(encoder, GRID, 3, 10, plain_attention=True)
+
+
+def images() -> Tensor:
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def mask(*tokens: int) -> Tensor:
+    hidden = torch.zeros(3, 16, dtype=torch.bool)
+    hidden[:, list(tokens)] = True
+    return hidden
+
+
+def view_hiding(hidden: Tensor, x: Tensor, **given: Tensor | int) -> View:
+    return complete(View(x, hidden, **given), images(), GRID)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_hidden_pixels_reach_nothing() -> None:
+    head, x = head_for(), images()
+    hidden = mask(0, 5, 6, 15)
+    changed = torch.where(GRID.pixels(hidden), torch.full_like(x, 100.0), x)
+    base = head(view_hiding(hidden, x, length=12), LABELS)
+    other = head(view_hiding(hidden, changed, length=12), LABELS)
+    assert torch.equal(base.prediction, other.prediction)
+    assert base.loss == other.loss  # the target is the clean image either way
+
+
+def test_visible_patches_have_no_gradient_in_the_prediction() -> None:
+    head = head_for()
+    hidden = mask(1, 2, 3)
+    outcome = head(view_hiding(hidden, images(), length=13), LABELS)
+    (gradient,) = torch.autograd.grad(outcome.loss, outcome.prediction)
+    touched = GRID.patchify(gradient).abs().sum(2) > 0
+    assert torch.equal(touched, hidden)
+
+
+def test_given_length_and_padding_are_the_same_model() -> None:
+    head, hidden = head_for(), mask(0, 1, 2, 3, 4, 5)
+    with torch.no_grad():
+        exact = head(view_hiding(hidden, images(), length=10), LABELS)
+        padded = head(view_hiding(hidden, images()), LABELS)
+    torch.testing.assert_close(exact.prediction, padded.prediction, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(exact.loss, padded.loss)
+
+
+@torch.no_grad()
+def test_rows_with_different_counts_do_not_disturb_each_other() -> None:
+    head, x = head_for(), images()
+    hidden = mask()
+    hidden[0, :14] = hidden[1, :3] = True
+    together = head(view_hiding(hidden, x), LABELS).prediction
+    for row in range(3):
+        view = complete(View(x[row : row + 1], hidden[row : row + 1]), x[row : row + 1], GRID)
+        alone = head(view, LABELS[:1]).prediction
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_thrown_tokens_influence_no_other_prediction() -> None:
+    head, hidden, thrown = head_for(), mask(0, 1, 2, 3), mask(2, 3)
+    base = head(view_hiding(hidden, images(), thrown=thrown, length=12), LABELS).prediction
+    head.positions[:, 2:4] += 5  # type: ignore[attr-defined]  # what the decoder would see of them
+    moved = head(view_hiding(hidden, images(), thrown=thrown, length=12), LABELS).prediction
+    kept = GRID.pixels(~thrown).expand_as(base)
+    torch.testing.assert_close(base[kept], moved[kept])
+    assert not torch.allclose(base[~kept], moved[~kept])
+
+
+@torch.no_grad()
+def test_replaced_tokens_are_encoded_as_mask_tokens() -> None:
+    head, hidden, replaced = head_for(), mask(0, 1, 2, 3), mask(3)
+    head.encoder.mask_token.normal_()
+    view = view_hiding(hidden, images(), replaced=replaced, length=13)
+    encoded = head.encoder(view.images, view.present, view.replaced, view.length)
+    assert encoded.places[0].tolist() == list(range(3, 16))
+    without = head.encoder(view.images, view.present, None, view.length)
+    assert not torch.allclose(encoded.patches[:, 0], without.patches[:, 0])
+
+
+def test_every_part_is_trained() -> None:
+    head = head_for()
+    head(view_hiding(mask(0, 1), images(), length=14), LABELS).loss.backward()
+    idle = [name for name, parameter in head.named_parameters() if parameter.grad is None]
+    assert idle == ["encoder.mask_token"]  # nothing was replaced
+
+
+@pytest.mark.parametrize("bad", [{"decoder_width": 30}, {"decoder_depth": 0}, {"normalise": "both"}, {"error": "l3"}])
+def test_parameters_are_checked(bad: dict[str, int | str]) -> None:
+    with pytest.raises(ValueError, match="mae: "):
+        Mae(**bad)  # type: ignore[arg-type]
+
+
+def test_decoder_is_thrown_away_from_the_export() -> None:
+    head = head_for()
+    assert not any("mask_token" in name or "decoder" in name for name in head.encoder.vit.state_dict())
+    assert dataclasses.is_dataclass(Mae)
