@@ -1,25 +1,23 @@
 """What `maskbench list` shows of each kind."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from maskbench import config
-from maskbench import objective as objectives
-from maskbench import probe as probes
-from maskbench import strategy as strategies
-from maskbench.registry import Registry
 
 Entries = tuple[list[dict[str, Any]], dict[str, str]]
 
 
-def _components(registry: Registry[Any]) -> Entries:
+def _components(module: str) -> Entries:
+    registry = importlib.import_module(module).REGISTRY
     entries = []
     for name in registry.names():
         component = registry.get(name)()
         summary, _, details = (type(component).__doc__ or "").strip().partition("\n")
         entry = {"name": name, "summary": summary, "details": " ".join(details.split()), "version": component.version}
         entry["parameters"] = component.parameters
-        if isinstance(component, strategies.Strategy):
+        if registry.kind == "strategy":
             entry |= {"needs": sorted(component.needs), "source_scale": component.source_scale}
         entries.append(entry)
     return entries, dict(registry.broken)
@@ -44,9 +42,9 @@ def _datasets() -> Entries:
 
 
 KINDS: dict[str, Callable[[], Entries]] = {
-    "strategies": lambda: _components(strategies.REGISTRY),
-    "objectives": lambda: _components(objectives.REGISTRY),
-    "probes": lambda: _components(probes.REGISTRY),
+    "strategies": lambda: _components("maskbench.strategy"),
+    "objectives": lambda: _components("maskbench.objective"),
+    "probes": lambda: _components("maskbench.probe"),
     "datasets": _datasets,
     "presets": _presets,
 }

@@ -22,10 +22,14 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130  # a shell's code for Ctrl-C
+
+
 def main() -> None:
     """Run the command line; mistakes are one line on stderr."""
     warnings.showwarning = lambda message, *_, **__: print(f"maskbench: {message}", file=sys.stderr)
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
+    code: Any
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
@@ -34,7 +38,9 @@ def main() -> None:
         message = error.format_message()
         code = 2 if "no_args" in type(error).__name__.lower() or not message else _say(message, 2)
     except (KeyboardInterrupt, typer.Abort):
-        code = _say("interrupted", 130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which is also what some versions of typer return for Ctrl-C
+        _say("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

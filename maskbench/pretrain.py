@@ -100,10 +100,10 @@ def pretrain(
     total = train.epochs * per_epoch
     first_timed = state.step + min(WARMUP_STEPS, (total - state.step) // 2)
     state.head.train()
-    for epoch in range(state.step // per_epoch, train.epochs):
+    for epoch in range(len(state.curve), train.epochs):  # an epoch is over when its row is on the curve
         order = data_order(config.seed, epoch, images.labels)
         watch.resume()
-        for place in range(state.step % per_epoch, per_epoch):
+        for place in range(state.step - epoch * per_epoch, per_epoch):
             if state.step == first_timed:
                 watch.restart()
             with watch.phase("data"):

@@ -246,8 +246,8 @@ def model_facts(config: RunConfig, head: Head) -> dict[str, Any]:
 
 
 def costs(planned: Plan, splits: Splits, state: State, watch: Stopwatch) -> dict[str, float]:
-    """Throughput and its breakdown; empty for what was not trained."""
-    if watch.steps == 0:
+    """Throughput and its breakdown; empty where no epoch was finished."""
+    if watch.total_s == 0:
         return {}
     batch, steps, phases = planned.config.train.batch_size, watch.steps, watch.phases_s
     model_s = phases["forward"] + phases["backward"] + phases["optimizer"]

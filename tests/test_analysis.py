@@ -1,0 +1,154 @@
+"""Records, tables and figures: what is stored, what is shown, and that it is the same every time."""
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from maskbench.analysis import plots, tables
+from maskbench.analysis.results import frame, load_results, read_records
+from maskbench.errors import UsageError
+from maskbench.record import RunRecord, Unreadable, read_record
+from tests.records import record
+
+
+def store(folder: Path, *records: RunRecord) -> Path:
+    for each in records:
+        each.write(folder / "runs" / each.run_id / "record.json")
+    return folder
+
+
+def comparison() -> list[RunRecord]:
+    accuracies = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.41), "random-init": (0.3, 0.31, 0.32)}
+    accuracies["supervised"] = (0.6, 0.61, 0.65)
+    return [record(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
+
+
+def test_record_round_trip(tmp_path: Path) -> None:
+    one = record()
+    one.write(tmp_path / "deep" / "record.json")
+    assert read_record(tmp_path / "deep" / "record.json") == one
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["record.json"], "no temporary file is left"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not a readable record"),
+        ("[1]", "no schema_version"),
+        ('{"name": "other tool"}', "no schema_version"),
+        ('{"schema_version": 2}', "schema 2 is newer than 1; upgrade maskbench"),
+        ('{"schema_version": 1}', "run_id: Field required"),
+    ],
+)
+def test_what_is_no_record_is_named_and_left_out(
+    tmp_path: Path, content: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, record())
+    path = tmp_path / "runs" / "bad" / "record.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(Unreadable, match=reason):
+        read_record(path)
+    assert len(read_records(tmp_path)) == 1
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert reason in told
+
+
+def test_load_results(tmp_path: Path) -> None:
+    results = load_results(store(tmp_path, *comparison()))
+    assert len(results) == 12
+    assert set(results["label"]) == {"random", "gmml", "random-init", "supervised"}
+    assert results.loc[results["label"] == "gmml", "linear/top1/mean"].tolist() == [0.40, 0.43, 0.41]
+    assert results["group"].nunique() == 1
+    with pytest.raises(UsageError, match="no folder"):
+        load_results(tmp_path / "none")
+    assert load_results(tmp_path / "runs").empty
+
+
+def test_rows_are_means_and_deviations_in_order() -> None:
+    (section,) = tables.comparison(frame(comparison()))
+    assert [row["label"] for row in section["rows"]] == ["random-init", "random", "gmml", "supervised"]
+    row = section["rows"][1]
+    values = (0.50, 0.52, 0.57)
+    assert row["n"] == 3
+    assert row["linear/top1/mean"]["mean"] == pytest.approx(statistics.mean(values), abs=1e-6)
+    assert row["linear/top1/mean"]["sd"] == pytest.approx(statistics.stdev(values), abs=1e-6)
+    assert "cost/images_per_s" not in section["rows"][0], "a gap stays a gap"
+
+
+def test_markdown() -> None:
+    text = tables.as_markdown(tables.comparison(frame(comparison())))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    head, _, floor, first, *_ = lines
+    assert head[:3] == ["strategy", "n", "k-NN cls"]
+    assert {"linear mean", "images/s", "mask share", "realised ratio"} <= set(head)
+    assert dict(zip(head, first, strict=True))["linear mean"] == "53.0 ± 3.6"
+    assert dict(zip(head, floor, strict=True))["images/s"] == "–"
+    assert "smoke test" in text
+    assert "a cpu" in text
+    assert tables.as_markdown([]) == "No records.\n"
+
+
+def test_csv_and_json_hold_the_same_numbers() -> None:
+    sections = tables.comparison(frame(comparison()))
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(sections))))
+    stored = json.loads(tables.as_json(sections))[0]["rows"]
+    assert [row["strategy"] for row in rows] == [row["label"] for row in stored]
+    for row, other in zip(rows, stored, strict=True):
+        assert float(row["linear/top1/mean"]) == other["linear/top1/mean"]["mean"]
+    assert rows[0]["cost/images_per_s"] == ""
+
+
+def test_what_cannot_be_compared_stands_apart() -> None:
+    longer = record("random", settings={"train.epochs": 50})
+    elsewhere = record("random", dataset={**record().dataset, "fingerprint": "shapes-2"})
+    newer = record("random", protocols={"knn": 2, "linear": 1})
+    other = record("random", settings={"model.kwargs": {"embed_dim": 64}})
+    sections = tables.comparison(frame([record("random"), longer, elsewhere, newer, other]))
+    assert [len(section["rows"]) for section in sections] == [1] * 5
+
+
+def test_one_strategy_in_several_settings_is_told_apart() -> None:
+    records = [record("random", seed, settings={"train.lr": lr}) for lr in (1e-3, 2e-3) for seed in (0, 1)]
+    labels = set(frame([*records, record("gmml")])["label"])
+    assert labels == {"random (lr=0.001)", "random (lr=0.002)", "gmml"}
+
+
+def test_failed_runs_are_shown() -> None:
+    failed = record("random", 1, status="diverged", error="the loss is nan", metrics={})
+    text = tables.as_markdown(tables.comparison(frame([record("random"), failed, record("gmml", status="failed")])))
+    assert "random (1 failed)" in text
+    assert "gmml (1 failed)" in text
+
+
+def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
+    records = read_records(store(tmp_path, *comparison()))
+    contents = []
+    for order in (records, records[::-1]):
+        tables.write_tables(frame(order), tmp_path / "tables")
+        plots.write_figures(order, frame(order), tmp_path / "figures")
+        files = sorted([*(tmp_path / "tables").iterdir(), *(tmp_path / "figures").iterdir()])
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) == {
+        "comparison.md", "comparison.csv", "comparison.json", "matplotlib-version.txt",
+        "accuracy-against-cost.png", "accuracy-against-cost.svg", "learning-curves.png", "learning-curves.svg",
+    }  # fmt: skip
+
+
+def test_another_matplotlib_warns(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib-version.txt").write_text("1.0\n")
+    with pytest.warns(UserWarning, match=r"made by matplotlib 1\.0"):
+        plots.write_figures(comparison(), frame(comparison()), tmp_path)
+
+
+def test_a_label_keeps_its_look_and_no_two_share_one() -> None:
+    few, many = plots.styles(["random", "gmml"]), plots.styles([f"s{n}" for n in range(40)])
+    assert few["random"] == plots.styles(["random"])["random"]
+    assert len({(look["color"], look["marker"]) for look in many.values()}) == 40
+    assert plots.styles(["random-init"])["random-init"]["color"] == "0.35"

@@ -1,0 +1,223 @@
+"""The loop: schedule, pairing of runs, state, guard."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskbench.config import RunConfig
+from maskbench.pretrain import (
+    Diverged,
+    State,
+    crops,
+    data_order,
+    degraded,
+    learning_rate,
+    pretrain,
+    steps_per_epoch,
+    weight_decay_groups,
+)
+from maskbench.run import Plan, build, load_splits, plan
+from maskbench.timing import Stopwatch
+from tests.tiny import tiny
+
+
+def ready(config: RunConfig) -> tuple:  # type: ignore[type-arg]
+    planned, splits = load_splits(plan(config))
+    return planned, splits, build(planned, splits)
+
+
+def train(config: RunConfig, planned: Plan, splits, state: State, on_step=lambda *_: None) -> Stopwatch:  # type: ignore[no-untyped-def]
+    watch = Stopwatch(torch.device("cpu"))
+    pretrain(config, splits, planned.strategy, state, watch, online=dict, on_step=on_step)
+    return watch
+
+
+def weights(state: State) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.head.state_dict().items()}
+
+
+def test_learning_rate_by_hand(tmp_path: Path) -> None:
+    config = tiny(tmp_path, train__epochs=10, train__warmup_epochs=2, train__lr=1.0, train__min_lr=0.1)
+    rates = [learning_rate(config, step, 4) for step in range(40)]
+    assert rates[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
+    for step in range(8, 40):
+        share = (step - 8) / 31
+        assert rates[step] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+    assert rates[-1] == pytest.approx(0.1)
+
+
+def test_learning_rate_per_256_images(tmp_path: Path) -> None:
+    assert tiny(tmp_path, train__blr=1e-3, train__batch_size=64).lr == pytest.approx(2.5e-4)
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
+    labels = torch.zeros(500)
+    orders = [data_order(seed, epoch, labels).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert all(sorted(order) == list(range(500)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
+    seen = {}
+    for strategy in ("random", "gmml", "attmask-high", "zoom-in-mask"):
+        planned, splits, state = ready(tiny(tmp_path, strategy))
+        first = {name: value.clone() for name, value in state.head.encoder.state_dict().items()}
+        decoder = {name: value.clone() for name, value in state.head.state_dict().items() if "encoder" not in name}
+        index = data_order(0, 1, splits.train.labels)[:64]
+        boxes = []
+        original = planned.strategy
+        from maskbench import pretrain as module
+
+        def spy(*args, **kwargs):  # type: ignore[no-untyped-def]
+            boxes.append(module_random_boxes(*args, **kwargs))  # noqa: B023
+            return boxes[-1]  # noqa: B023
+
+        module_random_boxes = module.random_boxes
+        module.random_boxes = spy
+        try:
+            clean, _ = crops(planned.config, original, splits, splits.train.take(index), index, 1)
+        finally:
+            module.random_boxes = module_random_boxes
+        seen[strategy] = (first, decoder, index, boxes[0], clean)
+    base = seen["random"]
+    for strategy, (first, decoder, index, boxes, clean) in seen.items():
+        assert all(torch.equal(first[name], base[0][name]) for name in base[0]), "initial encoder"
+        assert all(torch.equal(decoder[name], base[1][name]) for name in base[1]), "initial decoder"
+        assert torch.equal(index, base[2]), "data order"
+        for field in ("top", "left", "height", "width", "flip"):
+            assert torch.equal(getattr(boxes, field), getattr(base[3], field)), "crop boxes"
+        if strategy != "zoom-in-mask":  # it shows the centre of the same box
+            assert torch.equal(clean, base[4])
+
+
+def test_another_seed_shares_nothing(tmp_path: Path) -> None:
+    one, two = (ready(tiny(tmp_path, seed=seed)) for seed in (0, 1))
+    weight = "vit.blocks.0.attn.qkv.weight"
+    assert not torch.equal(one[2].head.encoder.state_dict()[weight], two[2].head.encoder.state_dict()[weight])
+    index = torch.arange(32)
+    pictures = [
+        crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 0)[0]
+        for planned, splits, _ in (one, two)
+    ]
+    assert not torch.equal(*pictures)
+
+
+def test_a_mask_in_training_does_not_depend_on_the_batch(tmp_path: Path) -> None:
+    planned, splits, state = ready(tiny(tmp_path))
+
+    def hidden(index: Tensor) -> Tensor:
+        batch = splits.train.take(index)
+        clean, source = crops(planned.config, planned.strategy, splits, batch, index, 3)
+        view = degraded(planned.config, planned.strategy, state, clean, source, index, 3, 0.5)
+        assert view.hidden is not None
+        return view.hidden
+
+    together = hidden(torch.arange(64))
+    for few in (torch.tensor([7]), torch.tensor([50, 7, 11])):
+        assert torch.equal(hidden(few), together[few])
+
+
+@pytest.mark.parametrize("strategy", ["random", "attmask-high"])
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_a_restored_state_goes_on_as_if_never_left(tmp_path: Path, strategy: str, stop: int) -> None:
+    config = tiny(
+        tmp_path, strategy, model__kwargs={"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
+    )
+    planned, splits, state = ready(config)
+    train(config, planned, splits, state)
+    assert state.step == 8
+
+    class Left(Exception):
+        pass
+
+    def leave(state: State, _: float | None) -> None:
+        if state.step == stop:
+            raise Left
+
+    _, _, interrupted = ready(config)
+    with pytest.raises(Left):
+        train(config, planned, splits, interrupted, leave)
+    stored = tmp_path / "state.pt"
+    torch.save(interrupted.state_dict(), stored)
+
+    _, _, resumed = ready(config)
+    resumed.load_state_dict(torch.load(stored, weights_only=True))
+    train(config, planned, splits, resumed)
+    expected, got = weights(state), weights(resumed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert torch.equal(state.ratio_sums, resumed.ratio_sums)
+    free_of_clock = [[{k: v for k, v in row.items() if "cost/" not in k} for row in s.curve] for s in (state, resumed)]
+    assert free_of_clock[0] == free_of_clock[1]
+
+
+def test_training_uses_no_global_randomness(tmp_path: Path) -> None:
+    results = []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        config = tiny(tmp_path)
+        planned, splits, state = ready(config)
+        train(config, planned, splits, state)
+        results.append(weights(state))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_loss_falls(tmp_path: Path) -> None:
+    config = tiny(tmp_path, train__epochs=8)
+    planned, splits, state = ready(config)
+    train(config, planned, splits, state)
+    losses = [row["loss"] for row in state.curve]
+    assert losses[-1] < 0.9 * losses[0]
+    assert [row["epoch"] for row in state.curve] == list(range(1, 9))
+
+
+def test_divergence_stops_with_the_step(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    planned, splits, state = ready(config)
+
+    def poison(state: State, _: float | None) -> None:
+        if state.step == 5:
+            with torch.no_grad():
+                state.head.encoder.vit.norm.weight.fill_(math.nan)
+
+    with pytest.raises(Diverged, match="the loss is nan at step 6; lower the learning rate"):
+        train(config, planned, splits, state, poison)
+
+
+def test_teacher_exists_only_for_strategies_that_ask(tmp_path: Path) -> None:
+    assert ready(tiny(tmp_path, "random"))[2].teacher is None
+    config = tiny(tmp_path, "attmask-high", train__teacher_momentum=0.9)
+    planned, splits, state = ready(config)
+    first = state.head.encoder.vit.norm.weight.detach().clone()
+    average = [first]
+
+    def follow(state: State, _: float | None) -> None:
+        average[0] = 0.9 * average[0] + 0.1 * state.head.encoder.vit.norm.weight.detach()
+
+    train(config, planned, splits, state, follow)
+    assert state.teacher is not None
+    torch.testing.assert_close(state.teacher.encoder.vit.norm.weight, average[0])
+    assert not any(parameter.requires_grad for parameter in state.teacher.parameters())
+
+
+def test_weight_decay_spares_vectors_tokens_and_positions(tmp_path: Path) -> None:
+    _, _, state = ready(tiny(tmp_path))
+    decayed, spared = weight_decay_groups(state.head, 0.05)
+    names = {id(parameter): name for name, parameter in state.head.named_parameters()}
+    spared_names = {names[id(parameter)] for parameter in spared["params"]}
+    assert {"encoder.vit.cls_token", "encoder.vit.pos_embed", "encoder.mask_token", "mask_token"} <= spared_names
+    assert all(parameter.ndim >= 2 for parameter in decayed["params"])
+    assert "encoder.vit.patch_embed.proj.weight" not in spared_names
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+
+
+def test_phases_account_for_the_time(tmp_path: Path) -> None:
+    config = tiny(tmp_path, train__epochs=4)
+    planned, splits, state = ready(config)
+    watch = train(config, planned, splits, state)
+    assert watch.steps == 4 * steps_per_epoch(config, 300) - 5, "warm-up is not timed"
+    assert set(watch.phases_s) == {"data", "augment", "mask", "forward", "backward", "optimizer"}
+    assert 0.5 * watch.total_s < sum(watch.phases_s.values()) <= watch.total_s
