@@ -146,8 +146,15 @@ def test_sine_cosine_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "beit_base_patch16_224", "swin_tiny_patch4_window7_224", "vit_relpos_small_patch16_224"]
-    + ["vit_base_patch16_rpn_224", "eva02_tiny_patch14_224", "deit_tiny_distilled_patch16_224"],
+    [
+        "resnet18",
+        "beit_base_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "vit_relpos_small_patch16_224",
+        "vit_base_patch16_rpn_224",
+        "eva02_tiny_patch14_224",
+        "deit_tiny_distilled_patch16_224",
+    ],
 )
 def test_other_architectures_are_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=f"model {name} is no plain timm VisionTransformer"):
