@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskbench import config
+from maskbench.data.downloads import NAMES
 
 Entries = tuple[list[dict[str, Any]], dict[str, str]]
 
@@ -36,6 +37,7 @@ def _presets() -> Entries:
 def _datasets() -> Entries:
     entries = [
         {"name": "shapes", "summary": "generated: 10 shapes on cluttered backgrounds, with object masks; no download"},
+        {"name": "torch/NAME", "summary": ", ".join(NAMES) + "; --download fetches them"},
         {"name": "PATH", "summary": "a folder of Parquet files or of train/<class>/<image>, e.g. ./cifar10"},
     ]
     return entries, {}

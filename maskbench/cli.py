@@ -81,7 +81,11 @@ def run(
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
     objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
-    dataset: Annotated[str | None, typer.Option(help="shapes, or a path to Parquet files or image folders.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a torch/NAME data set if it is missing.")] = False,
     model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
@@ -104,6 +108,7 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Results folder; results/<preset> if not given.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[Precision | None, typer.Option()] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
 ) -> None:
@@ -115,6 +120,7 @@ def run(
         "ratio": ratio,
         "objective": objective,
         "data.dataset": dataset,
+        "data.data_dir": data_dir,
         "model.name": model,
         "model.patch_size": patch_size,
         "data.img_size": img_size,
@@ -130,6 +136,7 @@ def run(
         "output": None if output is None else str(output),
         "system.device": device,
         "system.precision": precision,
+        "system.compile": compile_,
     }
     settings: dict[str, Any] = {"output": f"results/{preset}", **settings_of.preset(preset)}
     if config is not None:
@@ -143,6 +150,10 @@ def run(
 
         print(yaml.safe_dump(configs[0].model_dump(mode="json"), sort_keys=False), end="")
         return
+    if download and configs[0].data.dataset.startswith("torch/"):
+        from maskbench.data.downloads import fetch
+
+        fetch(configs[0].data.dataset, configs[0].data.data_dir)
     _run(configs, force, as_json)
 
 

@@ -71,7 +71,7 @@ Auto = Literal["auto"]
 
 class Data(Section):
     dataset: str = "shapes"
-    data_dir: str | None = None
+    data_dir: str | None = None  # of torch/... data sets; not part of a run's identity
     img_size: Annotated[tuple[Side, Side], BeforeValidator(_size)] = (32, 32)  # rows, cols
     in_chans: Annotated[int, Field(ge=1, le=64)] = 3
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -117,7 +117,6 @@ class System(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "plain", "fused"] = "auto"
     compile: bool | Auto = "auto"
-    workers: Annotated[int, Field(ge=0)] | Auto = "auto"
 
 
 class RunConfig(Section):
@@ -133,7 +132,6 @@ class RunConfig(Section):
     probes: Specs = [Spec(name="knn"), Spec(name="linear")]
     seed: Annotated[int, Field(ge=0)] = 0
     system: System = System()
-    checkpoint_every: Annotated[float, Field(gt=0)] = 300
     output: str = "results/quick"
 
     @property
@@ -147,9 +145,8 @@ class RunConfig(Section):
 
     def identity(self, strategy_version: int) -> str:
         """hash8: what makes two runs the same but for seed, machine and place."""
-        content = self.model_dump(mode="json", exclude={"seed", "output", "checkpoint_every"})
-        for machine in ("device", "workers"):
-            del content["system"][machine]
+        content = self.model_dump(mode="json", exclude={"seed", "output"})
+        del content["system"]["device"], content["data"]["data_dir"]
         content["strategy_version"] = strategy_version
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -168,7 +168,7 @@ def run_all(configs: list[RunConfig], *, force: bool = False, reporter: Reporter
 def load_splits(planned: Plan) -> tuple[Plan, Splits]:
     """The data on the device, and the plan with a batch no larger than the data."""
     config, data = planned.config, planned.config.data
-    splits = load(data.dataset, data.img_size, data.in_chans, data.limit)
+    splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir)
     if len(splits.train) < config.train.batch_size:
         smaller = config.train.model_copy(update={"batch_size": len(splits.train)})
         planned = replace(planned, config=config.model_copy(update={"train": smaller}))
@@ -189,7 +189,10 @@ def build(planned: Plan, splits: Splits) -> State:
         head = planned.objective.build(encoder, grid, channels, len(splits.classes), plain_attention=plain)
         torch.manual_seed(seed_for(config.seed, "init", "strategy"))
         module: nn.Module | None = planned.strategy.build(sample(planned, splits)[0], grid, encoder.width)
-    return new_state(config, head.to(device), planned.strategy, None if module is None else module.to(device))
+    head = head.to(device)
+    if config.system.compile:
+        head.compile(dynamic=False)
+    return new_state(config, head, planned.strategy, None if module is None else module.to(device))
 
 
 def sample(planned: Plan, splits: Splits, count: int = 8) -> tuple[Tensor, Tensor | None, Tensor]:

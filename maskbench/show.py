@@ -42,8 +42,8 @@ def draw(
         strategy = strategy if matched is None else strategy.matched(matched)
         label = ":".join([spec["name"], *(f"{key}={value}" for key, value in spec["parameters"].items())])
         chosen[label] = strategy.replace(**spec["parameters"])
-    every = max(1, len(splits.test) // count)
-    pictured = splits.test.take(torch.arange(0, len(splits.test), every)[:count])
+    number = torch.arange(min(count, len(splits.test)))
+    pictured = splits.test.take(number * (len(splits.test) // len(number)) + number)  # far apart, of several classes
     size = config.data.img_size
     images = resample(pictured, central_boxes(pictured, size), size, splits.mean, splits.std)
     signals, told = teacher_signals(images, pictured, splits, Grid.of(images, patch_size), seed)

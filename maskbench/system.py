@@ -39,7 +39,6 @@ def resolve(config: RunConfig) -> RunConfig:
         "precision": "bf16" if fast_bf16 else "fp32",
         "attention": "plain" if plain else "fused",
         "compile": False,
-        "workers": 0,
     }
     settings = config.system.model_dump()
     chosen = {key: meant[key] if value == "auto" else value for key, value in settings.items()}

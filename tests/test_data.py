@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,14 +232,37 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar10", "unknown data set 'cifar10'. Known: shapes, or a path, e.g. ./cifar10"),
+        ("cifar10", "unknown data set 'cifar10'. Known: shapes, torch/cifar10 and the like, or a path, e.g. ./cifar10"),
         ("./nowhere", "no folder nowhere"),
-        ("torch/cifar10", "downloads are not supported yet"),
+        ("torch/cifar10", "torch/cifar10 is not in .*: add --download, or give a path to a local copy"),
+        ("torch/cifar", "unknown data set 'torch/cifar'. Did you mean torch/cifar10"),
     ],
 )
 def test_unknown_data_sets(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         data.load(name, (12, 12), 3)
+
+
+def write_mnist(root: Path) -> None:
+    """Generated pictures in the files of torchvision's MNIST, whose reader checks no sums."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 40), ("t10k", 20)):
+        values = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        header = struct.pack(">IIII", 0x0803, count, 28, 28)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + values.tobytes())
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x0801, count) + labels.tobytes())
+
+
+def test_torchvisions_data_sets_once_they_are_there(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    splits = data.load("torch/mnist", (28, 28), 1, data_dir=str(tmp_path))
+    assert splits.name == "mnist"
+    assert splits.sizes == {"train": 40, "validation": 4, "test": 20}
+    assert splits.classes[3] == "3 - three"
+    first = np.random.default_rng(40).integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    assert (splits.train.pixels[:, 0].numpy() == first).all()
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """Every setting that makes a run another run, as dotted path -> JSON."""
-    config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "checkpoint_every")}
-    config["system"] = {key: value for key, value in config["system"].items() if key not in ("device", "workers")}
+    config = {key: value for key, value in record.config.items() if key not in ("seed", "output")}
+    config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: Any) -> None:

@@ -1,31 +1,34 @@
-"""Data sets by name: `shapes`, or a path to a folder of Parquet files or of class folders of images."""
+"""Data sets by name: `shapes`, torch/..., or a path to a folder of Parquet files or of class folders of images."""
 
 import functools
 from pathlib import Path
 
-from maskbench.data import files, shapes
+from maskbench.data import downloads, files, shapes
 from maskbench.data.cache import Packed, cached
 from maskbench.data.pack import pack
 from maskbench.data.splits import Splits, assemble
 from maskbench.errors import UsageError
 
-REMOTE = ("torch/", "hfds/", "wds/")
-
 
 @functools.lru_cache(maxsize=1)  # runs of one process share the memory
-def load(dataset: str, size: tuple[int, int], channels: int, limit: int | None = None) -> Splits:
+def load(
+    dataset: str, size: tuple[int, int], channels: int, limit: int | None = None, data_dir: str | None = None
+) -> Splits:
     """The data set for a model that sees `channels` x `size` (rows, cols), packed and cached.
 
-    limit: keep this many training images. UsageError for an unknown name, a missing path or broken files.
+    limit: keep this many training images. data_dir: where torch/... data sets were downloaded to. UsageError for an
+    unknown name, a missing path or broken files.
     """
     if dataset == "shapes":
         packed, name = _shapes(size, channels), "shapes"
-    elif dataset.startswith(REMOTE):
-        raise UsageError(f"data set {dataset!r}: downloads are not supported yet; give a path to a local copy")
+    elif dataset.startswith(downloads.PREFIX):
+        packed, name = _downloaded(dataset, data_dir, size, channels), dataset.removeprefix(downloads.PREFIX)
     elif "/" in dataset or Path(dataset).is_dir():
         packed, name = _folder(Path(dataset), size, channels), Path(dataset).resolve().name
     else:
-        raise UsageError(f"unknown data set {dataset!r}. Known: shapes, or a path, e.g. ./{dataset}")
+        raise UsageError(
+            f"unknown data set {dataset!r}. Known: shapes, torch/cifar10 and the like, or a path, e.g. ./{dataset}"
+        )
     if limit is not None and limit < len(packed.classes):
         raise UsageError(f"--limit {limit} leaves some of the {len(packed.classes)} classes of {name} without images")
     return assemble(
@@ -48,6 +51,11 @@ def _shapes(size: tuple[int, int], channels: int) -> Packed:
         return Packed(splits, shapes.CLASSES, fingerprint)
 
     return cached({"shapes": shapes.VERSION, "size": size, "channels": channels, **sizes}, generate)
+
+
+def _downloaded(dataset: str, data_dir: str | None, size: tuple[int, int], channels: int) -> Packed:
+    key = {"dataset": dataset, "root": str(downloads.folder(data_dir).resolve()), "size": size, "channels": channels}
+    return cached(key, lambda: pack(*downloads.read(dataset, data_dir), size, channels))
 
 
 def _folder(root: Path, size: tuple[int, int], channels: int) -> Packed:

@@ -1,0 +1,57 @@
+"""torchvision's small data sets as timm names them: torch/cifar10, torch/mnist, ... Never fetched inside a run."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from maskbench.data import cache
+from maskbench.data.files import Encoded
+from maskbench.errors import UsageError, unknown
+
+PREFIX = "torch/"
+NAMES = tuple(PREFIX + name for name in ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist"))
+PARTS = {"train": "train", "test": "validation"}  # our split -> timm's name for it
+
+
+def folder(data_dir: str | None) -> Path:
+    """Where downloads are kept: `data_dir`, else the cache folder."""
+    return Path(data_dir) if data_dir else cache.folder() / "downloads"
+
+
+def fetch(dataset: str, data_dir: str | None) -> None:
+    """Download `dataset` if it is not there yet; UsageError where that fails."""
+    for part in PARTS.values():
+        _open(dataset, folder(data_dir), part, download=True)
+
+
+def read(dataset: str, data_dir: str | None) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+    """Splits and class names of a downloaded data set; UsageError with the remedy where it is not there."""
+    splits, classes = {}, ()
+    for name, part in PARTS.items():
+        source = _open(dataset, folder(data_dir), part, download=False)
+        classes = tuple(source.classes)
+        labels, contents = [], []
+        for image, label in source:
+            buffer = io.BytesIO()
+            image.save(buffer, "BMP")  # lossless, and the same bytes everywhere: they are fingerprinted
+            labels.append(int(label))
+            contents.append(buffer.getvalue())
+        names = [f"image {number} of {dataset} {name}" for number in range(len(labels))]
+        splits[name] = Encoded(names, labels, list(contents))
+    return splits, classes
+
+
+def _open(dataset: str, root: Path, part: str, *, download: bool) -> Any:
+    if dataset not in NAMES:
+        raise unknown("data set", dataset, NAMES)
+    from timm.data import create_dataset
+
+    if download:
+        root.mkdir(parents=True, exist_ok=True)
+    try:
+        return create_dataset(dataset, root=str(root), split=part, download=download)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        if download:
+            raise UsageError(f"cannot download {dataset} to {root}: {reason}; give a path to a local copy") from None
+        raise UsageError(f"{dataset} is not in {root}: add --download, or give a path to a local copy") from None
