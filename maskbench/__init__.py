@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from maskbench.analysis.results import load_results as load_results
     from maskbench.library import create_strategy as create_strategy
     from maskbench.library import degrade as degrade
     from maskbench.library import list_strategies as list_strategies
+    from maskbench.library import load_encoder as load_encoder
+    from maskbench.library import run as run
     from maskbench.strategy import register as register
 
 _PUBLIC = {
     "create_strategy": "maskbench.library",
     "degrade": "maskbench.library",
     "list_strategies": "maskbench.library",
+    "load_encoder": "maskbench.library",
+    "load_results": "maskbench.analysis.results",
+    "run": "maskbench.library",
     "register": "maskbench.strategy",
 }
 __all__ = ["__version__", *_PUBLIC]

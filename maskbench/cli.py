@@ -158,8 +158,8 @@ def run(
 
 
 def _run(configs: list[Any], force: bool, as_json: bool) -> None:
+    from maskbench.pipeline import run_all
     from maskbench.reporter import Terminal
-    from maskbench.run import run_all
 
     reporter = Terminal()
     records = run_all(configs, force=force, reporter=reporter)

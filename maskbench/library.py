@@ -1,12 +1,18 @@
-"""The strategies as a library: any of them in anybody's training loop."""
+"""maskbench from Python: any strategy in anybody's training loop, runs, and their encoders."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from maskbench import config as settings_of
+from maskbench.config import RunConfig
 from maskbench.context import SIGNALS, Context
+from maskbench.errors import UsageError
 from maskbench.grid import Grid
+from maskbench.record import RunRecord, Unreadable, read_record
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.view import View, complete
 
@@ -67,3 +73,35 @@ def degrade(
     context = Context(grid, index, seed=seed, epoch=epoch, step=0, progress=progress, signals=signals)
     with torch.no_grad():
         return complete(strategy(images, context), images, grid, strategy.name)
+
+
+def run(config: RunConfig | Mapping[str, Any]) -> RunRecord:
+    """Pre-train, probe and record one run, as `maskbench run` does; a run that is already recorded is read.
+
+    config: a RunConfig, or settings (nested, or by dotted path) laid over those of their "preset", "quick" if none is
+    named: `run({"strategy": "gmml", "train.epochs": 3})`. UsageError for what the user can put right.
+    """
+    from maskbench import pipeline
+
+    if not isinstance(config, RunConfig):
+        settings = dict(config)
+        name = settings.pop("preset", "quick")
+        start = {"output": f"results/{name}", **settings_of.preset(name)}
+        config = settings_of.parse(settings_of.merge(start, settings))
+    return pipeline.run(config)
+
+
+def load_encoder(run: str | Path) -> nn.Module:
+    """The encoder of a run's folder: a plain timm model in eval mode, without a classifier."""
+    import timm
+    from safetensors.torch import load_file
+
+    folder = Path(run)
+    try:
+        model = read_record(folder / "record.json").model
+        weights = load_file(folder / "encoder.safetensors")
+    except (Unreadable, OSError) as error:
+        raise UsageError(f"{folder} is not the folder of a finished run: {error}") from None
+    encoder: nn.Module = timm.create_model(model["name"], **model["arguments"])
+    encoder.load_state_dict(weights, strict=True)
+    return encoder.eval()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
+from maskbench.pipeline import Plan, build, load_splits, plan
 from maskbench.pretrain import (
     Diverged,
     State,
@@ -19,7 +20,6 @@ from maskbench.pretrain import (
     steps_per_epoch,
     weight_decay_groups,
 )
-from maskbench.run import Plan, build, load_splits, plan
 from maskbench.timing import Stopwatch
 from tests.tiny import tiny
 

@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+import maskbench
 from maskbench.config import merge, parse, preset
 from maskbench.errors import UsageError
+from maskbench.pipeline import plan, run, run_all
 from maskbench.record import RunRecord, read_record
-from maskbench.run import plan, run, run_all
-from tests.tiny import tiny
+from tests.tiny import TINY, tiny
 
 
 def without_cost(record: RunRecord) -> dict[str, float]:
@@ -79,6 +80,24 @@ def test_saved_encoder_loads_strictly_into_timm(done: tuple[RunRecord, Path]) ->
     assert sum(parameter.numel() for parameter in model.parameters()) == record.model["encoder_parameters"]
     with safe_open(folder / "encoder.safetensors", "pt") as file:
         assert file.metadata()["run_id"] == record.run_id
+
+
+def test_load_encoder(done: tuple[RunRecord, Path], tmp_path: Path) -> None:
+    _, folder = done
+    encoder = maskbench.load_encoder(folder)
+    assert not encoder.training
+    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 32)
+    with pytest.raises(UsageError, match="is not the folder of a finished run"):
+        maskbench.load_encoder(tmp_path)
+
+
+def test_run_from_python(tmp_path: Path) -> None:
+    settings = {**TINY, "strategy": "gmml:fill=zeros", "output": str(tmp_path)}
+    record = maskbench.run(settings)
+    assert record.strategy["parameters"]["fill"] == "zeros"
+    results = maskbench.load_results(tmp_path)
+    assert results["run_id"].tolist() == [record.run_id]
+    assert callable(maskbench.run), "no module of the package takes the name"
 
 
 def test_config_yaml_repeats_the_run(done: tuple[RunRecord, Path], tmp_path: Path) -> None:
