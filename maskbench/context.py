@@ -25,7 +25,8 @@ SIGNALS = {
 class Context:
     """Everything a strategy may use besides the images (B, C, H, W).
 
-    grid: rows, cols, patch, size. progress: share of training done, in [0, 1]. module: what `build` returned.
+    grid: rows, cols, patch, size. progress: share of training done, in [0, 1]. module: what `build` returned. device:
+    of the images. rows (B,) int64: places of these images in the global batch of batch_size.
     Signals (see SIGNALS) are attributes too; a strategy names in `needs` those that it reads. They are computed at
     most once a step and their time is billed to the strategy.
     """
@@ -55,8 +56,9 @@ class Context:
         self.grid = grid
         self.progress = progress
         self.module = module
-        self._rows = torch.arange(len(index), device=index.device) if rows is None else rows
-        self._batch_size = batch_size or len(index)
+        self.device = index.device
+        self.rows = torch.arange(len(index), device=index.device) if rows is None else rows
+        self.batch_size = batch_size or len(index)
         self._image = Draws(keys(index, seed, "masks", epoch))
         self._batch = Draws(keys(index.new_zeros(1), seed, "masks-of-batch", epoch, step))
         self._signals = dict(signals or {})
@@ -76,7 +78,7 @@ class Context:
         return self._image if scope == "image" else self._batch
 
     def _spread(self, drawn: Tensor) -> Tensor:
-        return drawn.expand(len(self._rows), *drawn.shape[1:])
+        return drawn.expand(len(self.rows), *drawn.shape[1:])
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, scope: Scope = "image") -> Tensor:
         """(B, *shape) float32 in [low, high); scope "batch": one draw for all rows."""
@@ -92,18 +94,18 @@ class Context:
 
     def permutation(self) -> Tensor:
         """(B,) int64: the place of each row in one random order of the global batch."""
-        return self._batch.uniform(self._batch_size)[0].argsort().argsort()[self._rows]
+        return self._batch.uniform(self.batch_size)[0].argsort().argsort()[self.rows]
 
     def partner(self) -> Tensor:
         """(B,) int64: another row of this batch, uniformly among the neighbours in groups of at most 32 rows.
 
         Groups never straddle processes, which hold multiples of 32 rows. A batch with no other row is its own partner.
         """
-        size = len(self._rows)
+        size = len(self.rows)
         group = math.gcd(size, 32)
         if group == 1:
             group = size
-        row = torch.arange(size, device=self._rows.device)
+        row = torch.arange(size, device=self.rows.device)
         inside = row % group
         away = 1 + self.integers(max(group - 1, 1), 1)[:, 0]
         return row - inside + (inside + away) % group

@@ -1,11 +1,10 @@
 """Floating-point operations of a training step, counted by torch, not timed."""
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
-from maskbench.pretrain import State, crops, degraded
+from maskbench.pretrain import State, degraded, sample
 from maskbench.strategy import Strategy
 from maskbench.vit import use_plain_attention
 
@@ -18,17 +17,15 @@ def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strat
     Counted on the first SAMPLE images with plain attention, so the figure does not depend on the machine. Leaves the
     state as it was, but for gradients, which are dropped.
     """
-    index = torch.arange(min(SAMPLE, len(splits.train)), device=splits.train.labels.device)
-    batch = splits.train.take(index)
     plain = config.system.attention == "plain"
     owners = [owner for owner in (state.head, state.teacher) if owner is not None]
     for owner in owners:
         use_plain_attention(owner, True)
     with FlopCounterMode(display=False) as counter:
-        clean, source = crops(config, strategy, splits, batch, index, epoch=0)
-        view = degraded(config, strategy, state, clean, source, index, epoch=0, progress=0.5)
+        batch = sample(config, strategy, splits, SAMPLE)
+        view = degraded(config, strategy, state, batch, epoch=0, progress=0.5)
         state.head(view, batch.labels).loss.backward()
     for owner in owners:
         use_plain_attention(owner, plain)
     state.optimizer.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(index) / 1e9
+    return counter.get_total_flops() / len(batch.index) / 1e9

@@ -78,3 +78,13 @@ def hide(scores: Tensor, count: int | Tensor) -> Tensor:
     order = scores.argsort(dim=1, descending=True)
     rank = torch.arange(scores.shape[1], device=scores.device)
     return hidden.scatter_(1, order, rank < count)
+
+
+def membership(start: Tensor, extent: Tensor, cells: int) -> Tensor:
+    """(..., cells) float: 1 where start <= cell < start + extent, for start and extent (...) along one axis.
+
+    The outer product of a rectangle's row and column memberships is the rectangle; a matrix product of many counts
+    how often each cell is covered.
+    """
+    cell = torch.arange(cells, device=start.device)
+    return ((cell >= start[..., None]) & (cell < (start + extent)[..., None])).float()

@@ -44,12 +44,14 @@ def degrade(
     parts: Tensor | None = None,
     source: Tensor | None = None,
     progress: float = 0.0,
+    module: nn.Module | None = None,
     **parameters: Any,
 ) -> View:
     """What a strategy makes of `images` (B, C, H, W), normalised, on any device. No target or weight is left None.
 
     The draws of a row depend on (seed, epoch, row) alone. The signals are tensors as maskbench.context.SIGNALS says;
-    a missing one that the strategy needs is a ValueError that names it. `parameters` are the strategy's.
+    a missing one that the strategy needs is a ValueError that names it. `parameters` are the strategy's. module: what
+    the strategy's `build` returned; a strategy that fits something to the data does so on `images` where it is None.
     """
     strategy = name_or_strategy
     if isinstance(strategy, str):
@@ -70,8 +72,13 @@ def degrade(
         raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
     grid = Grid.of(images, patch_size)
     index = torch.arange(len(images), device=images.device)
-    context = Context(grid, index, seed=seed, epoch=epoch, step=0, progress=progress, signals=signals)
     with torch.no_grad():
+        if module is None:
+            width = next((signals[name].shape[-1] for name in ("embeddings", "features") if name in signals), 0)
+            module = strategy.build(images, grid, width)
+        context = Context(
+            grid, index, seed=seed, epoch=epoch, step=0, progress=progress, module=module, signals=signals
+        )
         return complete(strategy(images, context), images, grid, strategy.name)
 
 

@@ -16,6 +16,7 @@ from maskbench.draws import Draws, keys, seed_for
 from maskbench.objective import Head
 from maskbench.strategy import Strategy
 from maskbench.system import autocast
+from maskbench.teacher import SIGNALS as TEACHER_SIGNALS
 from maskbench.teacher import Teacher
 from maskbench.timing import Stopwatch
 from maskbench.view import View, complete, realised_ratio
@@ -67,8 +68,8 @@ def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Modu
     groups = weight_decay_groups(trained, config.train.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, fused=True)
     teacher = None
-    if strategy.needs & {"attention", "features"}:
-        teacher = Teacher(head.encoder, config.train.teacher_momentum)
+    if strategy.needs & TEACHER_SIGNALS:
+        teacher = Teacher(head, config.train.teacher_momentum, whole="patch_loss" in strategy.needs)
     device = head.encoder.mask_token.device
     return State(
         head,
@@ -108,11 +109,11 @@ def pretrain(
                 watch.restart()
             with watch.phase("data"):
                 index = order[place * train.batch_size : (place + 1) * train.batch_size]
-                batch = images.take(index)
+                taken = images.take(index)
             with watch.phase("augment"):
-                clean, source = crops(config, strategy, splits, batch, index, epoch)
+                batch = crops(config, strategy, splits, taken, index, epoch)
             with watch.phase("mask"):
-                view = degraded(config, strategy, state, clean, source, index, epoch, state.step / total)
+                view = degraded(config, strategy, state, batch, epoch, state.step / total)
             with watch.phase("forward"), autocast(config.system):
                 torch.manual_seed(seed_for(config.seed, "dropout", state.step))  # for models that drop anything
                 loss = state.head(view, batch.labels).loss
@@ -125,7 +126,7 @@ def pretrain(
                 state.optimizer.step()
             if state.teacher is not None:
                 with watch.phase("mask"):
-                    state.teacher.update(state.head.encoder)
+                    state.teacher.update(state.head)
             state.step += 1
             watch.steps += 1
             seen = _tally(state, view, loss.detach(), look=place % CHECK_EVERY == 0 or place == per_epoch - 1)
@@ -169,36 +170,45 @@ def data_order(seed: int, epoch: int, labels: Tensor) -> Tensor:
     return keys(index, seed, "order", epoch).argsort()
 
 
-def crops(
-    config: RunConfig, strategy: Strategy, splits: Splits, batch: Images, index: Tensor, epoch: int
-) -> tuple[Tensor, Tensor | None]:
-    """The batch's random crops (B, C, H, W), normalised, and the wider ones of which they are the centre, if wanted.
+@dataclass(frozen=True)
+class Batch:
+    """Random crops: images (B, C, H, W), normalised; source, the wider ones of which they are the centre, if the
+    strategy wants them; labels (B,); index (B,) int64, the sample numbers."""
+
+    images: Tensor
+    source: Tensor | None
+    labels: Tensor
+    index: Tensor
+
+
+def crops(config: RunConfig, strategy: Strategy, splits: Splits, taken: Images, index: Tensor, epoch: int) -> Batch:
+    """The epoch's crops of the images `taken`, whose numbers are `index`.
 
     The box drawn for a sample is the same for every strategy; where a wider crop is wanted, the box is the wider one.
     """
     size = config.data.img_size
     draws = Draws(keys(index, config.seed, "augment", epoch))
-    boxes = random_boxes(draws, batch, size, config.data.crop_scale, flip=config.data.flip)
+    boxes = random_boxes(draws, taken, size, config.data.crop_scale, flip=config.data.flip)
     if strategy.source_scale <= 1:
-        return resample(batch, boxes, size, splits.mean, splits.std), None
+        return Batch(resample(taken, boxes, size, splits.mean, splits.std), None, taken.labels, index)
     top, left = margin(size, strategy.source_scale)
-    source = resample(batch, boxes, (size[0] + 2 * top, size[1] + 2 * left), splits.mean, splits.std)
-    return source[:, :, top : top + size[0], left : left + size[1]].contiguous(), source
+    source = resample(taken, boxes, (size[0] + 2 * top, size[1] + 2 * left), splits.mean, splits.std)
+    images = source[:, :, top : top + size[0], left : left + size[1]].contiguous()
+    return Batch(images, source, taken.labels, index)
 
 
-def degraded(
-    config: RunConfig,
-    strategy: Strategy,
-    state: State,
-    images: Tensor,
-    source: Tensor | None,
-    index: Tensor,
-    epoch: int,
-    progress: float,
-) -> View:
+def sample(config: RunConfig, strategy: Strategy, splits: Splits, count: int, epoch: int = 0) -> Batch:
+    """The first `count` training images as `crops` gives them in `epoch`."""
+    index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
+    return crops(config, strategy, splits, splits.train.take(index), index, epoch)
+
+
+def degraded(config: RunConfig, strategy: Strategy, state: State, batch: Batch, epoch: int, progress: float) -> View:
     """What the strategy makes of a batch. Signals are computed when it asks, so their time is the strategy's."""
     encoder, teacher = state.head.encoder, state.teacher
+    images, index = batch.images, batch.index
     signals: dict[str, Tensor | Callable[[], Tensor]] = {}
+    draws = Draws(keys(index, config.seed, "patch-loss", epoch))
 
     def offer(name: str, signal: Callable[[Tensor], Tensor]) -> None:
         def compute() -> Tensor:
@@ -212,8 +222,9 @@ def degraded(
     if teacher is not None:
         offer("attention", teacher.attention)
         offer("features", teacher.features)
-    if source is not None:
-        signals["source"] = source
+        offer("patch_loss", lambda images: teacher.patch_loss(images, batch.labels, draws))
+    if batch.source is not None:
+        signals["source"] = batch.source
     context = Context(
         encoder.grid,
         index,

@@ -28,9 +28,9 @@ def normalised(images: Tensor, patch: int, how: Normalise) -> Tensor:
 
 def recovery_loss(
     prediction: Tensor, view: View, grid: Grid, *, normalise: Normalise, error: Error
-) -> tuple[Tensor, Tensor]:
-    """(scalar, (B, N)): the sum over the view's terms of scale * sum(weight * error) / sum(weight), and the mean
-    error of each patch under the first term, detached.
+) -> tuple[Tensor, Tensor | None]:
+    """(scalar, (B, N) or None): the sum over the view's terms of scale * sum(weight * error) / sum(weight), and the
+    mean error of each patch under the first term, detached; None where that term compares in another geometry.
 
     prediction: (B, C, H, W) float32. Sums run over the whole batch, so images with more weight count for more.
     """
@@ -40,9 +40,8 @@ def recovery_loss(
         errors, weight = _errors(prediction, term, grid, normalise, error)
         weight = weight.expand(errors.shape)
         total = total + term.scale * (weight * errors).sum() / weight.sum().clamp_min(1e-8)
-        if patch_loss is None:
-            patch_loss = _per_patch(errors.detach(), grid)
-    assert patch_loss is not None, "a view has at least one term"
+        if term is view.terms[0] and term.warp is None:
+            patch_loss = grid.patchify(errors.detach()).mean(-1)
     return total, patch_loss
 
 
@@ -58,8 +57,3 @@ def _errors(prediction: Tensor, term: Term, grid: Grid, normalise: Normalise, er
     if weight.ndim == 2:
         weight = grid.pixels(weight)
     return difference if error == "l1" else difference.square(), weight
-
-
-def _per_patch(errors: Tensor, grid: Grid) -> Tensor:
-    """(B, N): errors in any geometry, averaged over the area that each patch of the grid covers there."""
-    return torch.nn.functional.adaptive_avg_pool2d(errors.mean(1), (grid.rows, grid.cols)).flatten(1)

@@ -15,14 +15,15 @@ class MyMask(Strategy):
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from maskbench.component import Component
 from maskbench.context import Context, Scope
-from maskbench.grid import Grid, hide
+from maskbench.errors import UsageError
+from maskbench.grid import Grid, hide, membership
 from maskbench.registry import Registry
 from maskbench.view import Term, View
 
@@ -40,6 +41,8 @@ __all__ = [
     "View",
     "dataclass",
     "hide",
+    "membership",
+    "refuse_ratio",
     "register",
     "scale_gradient",
 ]
@@ -57,6 +60,9 @@ Positive = Annotated[float, Field(gt=0)]
 RatioRange = Annotated[tuple[Ratio, Ratio], AfterValidator(_ascending)]  # drawn uniformly
 
 
+S = TypeVar("S", bound="Strategy")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strategy(Component, ABC):
     """A way of hiding or degrading images. Fields are its parameters; the docstring says what is hidden and why,
@@ -65,10 +71,17 @@ class Strategy(Component, ABC):
     needs: the signals read from the context (maskbench.context.SIGNALS).
     source_scale: > 1 where a wider crop is needed; `context.source` then extends the images by
         round(side * (source_scale - 1) / 2) pixels on each side.
+    experimental: True where an essential part of the reference lies outside of what a strategy can do.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     source_scale: ClassVar[float] = 1.0
+    experimental: ClassVar[bool] = False
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether every patch is hidden, and seen, in some draw; False where the published rule leaves some out."""
+        return True
 
     @abstractmethod
     def __call__(self, images: Tensor, context: Context) -> View:
@@ -82,7 +95,7 @@ class Strategy(Component, ABC):
         """The same strategy for a controlled comparison: exactly `ratio` of every image hidden, no image left clean.
 
         The base class sets the parameters that go by these names: ratio, exact (True), masked (1). Strategies that
-        hide nothing are returned unchanged.
+        hide nothing are returned unchanged; UsageError where a strategy cannot hide that share.
         """
         changes = {"ratio": ratio, "exact": True, "masked": 1.0}
         known = {field.name for field in dataclasses.fields(self)}
@@ -92,6 +105,13 @@ class Strategy(Component, ABC):
         """Learned or fitted state, given a clean `sample` (B, C, H, W) and the encoder's width; `context.module` then
         holds it. Its parameters join the optimizer. None (the default): the strategy is stateless."""
         return None
+
+
+def refuse_ratio(strategy: S, ratio: float, only: float) -> S:
+    """`strategy` if `ratio` is the `only` one that it can hide, else a UsageError that says so."""
+    if abs(ratio - only) > 1e-9:
+        raise UsageError(f"{strategy.name} hides exactly {only:.0%}, not {ratio:.0%}; leave it out or use that ratio")
+    return strategy
 
 
 REGISTRY: Registry[Strategy] = Registry("strategy", "maskbench.strategies")

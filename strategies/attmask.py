@@ -17,14 +17,14 @@ from maskbench.strategy import (
 )
 
 
-@register("attmask-high")
 @dataclass(frozen=True, kw_only=True)
-class AttmaskHigh(Strategy):
-    """Hides the patches that the teacher attends to most, so that the student must guess the telling ones.
+class AttMask(Strategy):
+    """What the three have in common: how much is hidden.
 
-    Kakogeorgiou et al., "What to Hide from Your Students", ECCV 2022, arXiv 2203.12719. As published, one ratio is
-    drawn for the whole batch (scope) and an image is left clean with probability 1 - masked. Deviation: the count is
-    the common one (`Grid.count`), which hides one patch more than the reference's int(N * ratio) at most ratios.
+    Kakogeorgiou et al., "What to Hide from Your Students: Attention-Guided Masked Image Modeling", ECCV 2022, arXiv
+    2203.12719. One ratio is drawn for the whole batch (`scope`), and an image is left whole with probability 1 -
+    `masked`. Deviation: the count is the common one (`Grid.count`), where the reference's int(N * ratio) hides one
+    patch fewer.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
@@ -33,15 +33,60 @@ class AttmaskHigh(Strategy):
     masked: Share = 0.5
     scope: Scope = "batch"
 
-    def __call__(self, images: Tensor, context: Context) -> View:
-        grid = context.grid
-        if isinstance(self.ratio, tuple):
-            ratio = context.uniform(1, low=self.ratio[0], high=self.ratio[1], scope=self.scope)
-            hidden = hide(context.attention, grid.count(ratio))
-        else:
-            hidden = hide(context.attention, grid.count(self.ratio))
+    def drawn(self, context: Context) -> Tensor:
+        """(B, 1) the ratio where it is a range."""
+        low, high = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
+        return context.uniform(1, low=low, high=high, scope=self.scope)
+
+    def count(self, context: Context) -> int | Tensor:
+        """How many to hide: a number, or (B, 1) where the ratio is a range."""
+        return context.grid.count(self.drawn(context) if isinstance(self.ratio, tuple) else self.ratio)
+
+    def view(self, images: Tensor, context: Context, hidden: Tensor, count: int | Tensor) -> View:
+        """The view that hides `hidden` (B, N), `count` a row, in the images that are not left whole."""
         if self.masked < 1:
             return View(images, hidden & (context.uniform(1) < self.masked))
-        return View(
-            images, hidden, length=None if isinstance(self.ratio, tuple) else grid.size - grid.count(self.ratio)
-        )
+        return View(images, hidden, length=context.grid.size - count if isinstance(count, int) else None)
+
+
+@register("attmask-high")
+@dataclass(frozen=True, kw_only=True)
+class AttMaskHigh(AttMask):
+    """Hides the patches that the teacher attends to most, so that the student must guess the telling ones."""
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        count = self.count(context)
+        return self.view(images, context, hide(context.attention, count), count)
+
+
+@register("attmask-low")
+@dataclass(frozen=True, kw_only=True)
+class AttMaskLow(AttMask):
+    """Hides the patches that the teacher attends to least: the paper's counter-example, close to MST's masks (arXiv
+    2106.05656)."""
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        count = self.count(context)
+        return self.view(images, context, hide(-context.attention, count), count)
+
+
+@register("attmask-hint")
+@dataclass(frozen=True, kw_only=True)
+class AttMaskHint(AttMask):
+    """attmask-high that gives hints away: of the `shown` share most attended, some are revealed.
+
+    As published, the number revealed is int(N * shown * r) with a second, independent draw r of the ratio, so an image
+    hides that many fewer; `exact` hides as many more instead.
+    """
+
+    shown: Ratio = 0.1
+    exact: bool = False
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        grid = context.grid
+        count = self.count(context)
+        top = int(grid.size * self.shown + 1e-9)
+        revealed = (grid.size * self.shown * self.drawn(context).double() + 1e-6).long()
+        hints = hide(hide(context.attention, top) + context.uniform(grid.size), revealed)
+        hidden = hide(context.attention, count + revealed if self.exact else count) & ~hints
+        return self.view(images, context, hidden, count if self.exact else count - revealed)

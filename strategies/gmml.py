@@ -16,6 +16,7 @@ from maskbench.strategy import (
     View,
     dataclass,
     hide,
+    membership,
     register,
 )
 
@@ -143,9 +144,3 @@ class Gmml(Strategy):
         if self.alien == 0:
             return content
         return torch.where(alien[..., None, None], images[context.partner()], content)
-
-
-def membership(start: Tensor, extent: Tensor, cells: int) -> Tensor:
-    """(B, M, cells) float: 1 where start <= cell < start + extent."""
-    cell = torch.arange(cells, device=start.device)
-    return ((cell >= start[..., None]) & (cell < (start + extent)[..., None])).float()

@@ -78,7 +78,7 @@ def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
         module_random_boxes = module.random_boxes
         module.random_boxes = spy
         try:
-            clean, _ = crops(planned.config, original, splits, splits.train.take(index), index, 1)
+            clean = crops(planned.config, original, splits, splits.train.take(index), index, 1).images
         finally:
             module.random_boxes = module_random_boxes
         seen[strategy] = (first, decoder, index, boxes[0], clean)
@@ -99,7 +99,7 @@ def test_another_seed_shares_nothing(tmp_path: Path) -> None:
     assert not torch.equal(one[2].head.encoder.state_dict()[weight], two[2].head.encoder.state_dict()[weight])
     index = torch.arange(32)
     pictures = [
-        crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 0)[0]
+        crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 0).images
         for planned, splits, _ in (one, two)
     ]
     assert not torch.equal(*pictures)
@@ -109,9 +109,8 @@ def test_a_mask_in_training_does_not_depend_on_the_batch(tmp_path: Path) -> None
     planned, splits, state = ready(tiny(tmp_path))
 
     def hidden(index: Tensor) -> Tensor:
-        batch = splits.train.take(index)
-        clean, source = crops(planned.config, planned.strategy, splits, batch, index, 3)
-        view = degraded(planned.config, planned.strategy, state, clean, source, index, 3, 0.5)
+        batch = crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 3)
+        view = degraded(planned.config, planned.strategy, state, batch, 3, 0.5)
         assert view.hidden is not None
         return view.hidden
 

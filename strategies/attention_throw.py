@@ -1,0 +1,41 @@
+"""Hiding and throwing away by attention (AMT)."""
+
+from typing import ClassVar, Self
+
+import torch
+
+from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, View, dataclass, hide, register
+
+
+@register("attention-throw")
+@dataclass(frozen=True, kw_only=True)
+class AttentionThrow(Strategy):
+    """Draws patches in proportion to attention: the first are recovered, the next thrown away, the last are seen.
+
+    Liu, Gui, Luo, "Good helper is around you: Attention-driven Masked Image Modeling", AAAI 2023, arXiv 2211.15362: 45
+    % predicted, 40 % neither encoded nor decoded, drawn without replacement with probability proportional to attention,
+    uniformly before `start` of the training. Deviations: the attention is the teacher's on the very crop, where the
+    reference refreshes a map for each image every 40 epochs (and reads the wrong corner of it when it crops); counts
+    are the common ones (`Grid.count`).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"attention"})
+
+    ratio: Ratio = 0.85
+    predicted: Ratio = 0.45
+    start: Share = 0.1
+
+    def matched(self, ratio: float) -> Self:
+        return self.replace(ratio=ratio, predicted=ratio * self.predicted / self.ratio)
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        grid = context.grid
+        attention = context.attention
+        weight = attention if context.progress >= self.start else torch.ones_like(attention)
+        # The Gumbel-top-k trick: the order of log weight + Gumbel noise is a draw without replacement.
+        gumbel = -(-context.uniform(grid.size).clamp(2**-24, 1 - 2**-24).log()).log()
+        scores = weight.clamp_min(1e-12).log() + gumbel
+        count = grid.count(self.ratio)
+        hidden = hide(scores, count)
+        thrown = hidden & ~hide(scores, min(count, grid.count(self.predicted)))
+        return View(images, hidden, thrown=thrown, length=grid.size - count)
