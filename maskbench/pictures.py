@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.record import write_atomically
 from maskbench.view import Term, View
@@ -46,6 +47,33 @@ def masks_figure(
     return figure
 
 
+def gallery_figure(
+    views: Mapping[str, View], images: Tensor, grid: Grid, mean: Tensor, std: Tensor, caption: str = ""
+) -> Figure:
+    """The clean `images` (B, C, H, W), then for each complete view by name a row of what the encoder sees, in two
+    columns read downwards."""
+    rows = {"image": _displayable(images, mean, std)}
+    rows |= {name: encoder_sees(view, grid, mean, std) for name, view in views.items()}
+    half, count = -(-len(rows) // 2), len(images)
+    aspect = images.shape[2] / images.shape[3]
+    figure = Figure(figsize=(2 * (CELL * count + 1.25), CELL * aspect * half + 0.35), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(half, 2)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for place, (name, pictures) in enumerate(rows.items()):
+        axis = axes[place % half, place // half]
+        gap = np.ones((pictures.shape[1], max(1, pictures.shape[2] // 28), 3))
+        strip = [part for picture in pictures for part in (picture, gap)][:-1]
+        axis.imshow(np.concatenate(strip, 1), interpolation="antialiased")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    if caption:
+        figure.supxlabel(caption, fontsize=8)
+    return figure
+
+
 def encoder_sees(view: View, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:
     """(B, H, W, 3): the degraded images, light grey where hidden, mid grey where a mask token stands, dark where
     thrown away."""
@@ -63,11 +91,11 @@ def to_recover(term: Term, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:
     if weight.ndim == 2:
         weight = grid.pixels(weight)
     if term.warp is not None and term.warp_target:
-        warped = term.warp(target)
-        if warped.is_complex():
-            weight = torch.ones_like(target)  # weighs frequencies, which the picture does not show
+        warped, flat = term.warp(target), term.warp(torch.ones_like(target))
+        if warped.shape[1] == target.shape[1] and torch.allclose(flat, torch.ones_like(flat), atol=1e-3):
+            target = warped  # pixels moved or averaged, which leaves a flat image flat
         else:
-            target = warped
+            weight = torch.ones_like(target)  # frequencies or components, which a picture does not show
     strength = weight.float().mean(1, keepdim=True)
     strength = (strength / strength.amax().clamp_min(1e-12)).expand(len(target), 1, *target.shape[2:])
     shown = _displayable(target, mean, std)
@@ -75,11 +103,18 @@ def to_recover(term: Term, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:
     return shown * alpha + (1 - alpha)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """To `path`, whole or not at all; the same figure gives the same bytes."""
+FORMATS = ("png", "jpg", "webp")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """To `path`, whole or not at all, in the format of its suffix; the same figure gives the same bytes."""
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise UsageError(f"cannot draw {path.name}: the name must end in one of .{', .'.join(FORMATS)}")
+    options = {"metadata": {"Software": None}} if kind == "png" else {"pil_kwargs": {"quality": 85}}
     buffer = io.BytesIO()
     with matplotlib.rc_context({"savefig.dpi": "figure"}):
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format=kind, **options)
     write_atomically(path, buffer.getvalue())
 
 

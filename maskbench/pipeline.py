@@ -4,7 +4,6 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import maskbench
 from maskbench import objective as objectives
 from maskbench import probe as probes
 from maskbench import strategy as strategies
@@ -22,20 +20,23 @@ from maskbench.data import load
 from maskbench.data.splits import Splits
 from maskbench.draws import seed_for
 from maskbench.errors import UsageError
-from maskbench.flops import training_gflops_per_image
 from maskbench.grid import Grid
+from maskbench.measures import about, costs, diagnostics, model_facts
 from maskbench.objective import Head, Objective
 from maskbench.online import OnlineKnn
-from maskbench.pictures import masks_figure, save_png
-from maskbench.pretrain import Diverged, State, crops, degraded, new_state, pretrain, steps_per_epoch
+from maskbench.pictures import masks_figure, save
+from maskbench.pretrain import Diverged, State, degraded, new_state, pretrain, sample, steps_per_epoch
 from maskbench.probe import Probe, features_of
 from maskbench.record import RunRecord, environment, read_record, write_atomically
 from maskbench.reporter import Reporter
 from maskbench.strategy import Strategy
 from maskbench.system import peak_memory_mib, reset_peak_memory, resolve
 from maskbench.timing import Stopwatch
-from maskbench.vit import build_encoder, create_arguments
+from maskbench.view import View
+from maskbench.vit import build_encoder
 
+PICTURED = 8  # images in masks.png
+FITTED_ON = 256  # images that a strategy which fits something to the data gets
 RATIO = 0.75  # of the matched regime, unless another is given
 
 
@@ -130,7 +131,7 @@ def run(config: RunConfig, *, force: bool = False, reporter: Reporter | None = N
         status=status,  # type: ignore[arg-type]
         error=error,
         config=config.model_dump(mode="json"),
-        strategy={**about(planned.strategy), "distribution": f"maskbench {maskbench.__version__}"},
+        strategy={**about(planned.strategy), "distribution": strategies.REGISTRY.origin(planned.strategy.name)},
         objective=about(planned.objective),
         dataset={
             "name": splits.name,
@@ -141,9 +142,9 @@ def run(config: RunConfig, *, force: bool = False, reporter: Reporter | None = N
         },
         model=model_facts(config, state.head),
         seed=config.seed,
-        metrics=metrics | costs(planned, splits, state, watch),
+        metrics=metrics | costs(config, planned.strategy, splits, state, watch),
         protocols={probe.name: probe.version for probe in planned.probes},
-        diagnostics=diagnostics(state),
+        diagnostics=diagnostics(config, planned.strategy, splits, state),
         curve=state.curve,
         chosen={name: value for result in results for name, value in result.chosen.items()},
         environment=environment(config.system.model_dump(mode="json")),
@@ -188,31 +189,31 @@ def build(planned: Plan, splits: Splits) -> State:
         torch.manual_seed(seed_for(config.seed, "init", "objective"))
         head = planned.objective.build(encoder, grid, channels, len(splits.classes), plain_attention=plain)
         torch.manual_seed(seed_for(config.seed, "init", "strategy"))
-        module: nn.Module | None = planned.strategy.build(sample(planned, splits)[0], grid, encoder.width)
+        module: nn.Module | None = planned.strategy.build(
+            sample(config, planned.strategy, splits, FITTED_ON).images, grid, encoder.width
+        )
     head = head.to(device)
     if config.system.compile:
         head.compile(dynamic=False)
     return new_state(config, head, planned.strategy, None if module is None else module.to(device))
 
 
-def sample(planned: Plan, splits: Splits, count: int = 8) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The first training images as the strategy gets them in epoch 0: crops, wider crops, sample numbers."""
-    index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
-    batch = splits.train.take(index)
-    return (*crops(planned.config, planned.strategy, splits, batch, index, epoch=0), index)
-
-
 def preflight(planned: Plan, splits: Splits, state: State) -> None:
     """Ask the strategy for one small view, so that what it refuses is said before anything is written."""
-    clean, source, index = sample(planned, splits)
     if "attention" in planned.strategy.needs and state.head.encoder.vit.cls_token is None:
         raise UsageError(f"{planned.strategy.name} needs a class token, which {planned.config.model.name} has not")
     try:
-        view = degraded(planned.config, planned.strategy, state, clean, source, index, epoch=0, progress=0.0)
+        view = pictured(planned, splits, state)[1]
     except ValueError as error:
         raise UsageError(f"strategy {planned.strategy.name}: {error}") from error
     if view.length == 0:
         raise UsageError(f"{planned.strategy.name} hides all {state.head.encoder.grid.size} patches; lower its ratio")
+
+
+def pictured(planned: Plan, splits: Splits, state: State) -> tuple[Tensor, View]:
+    """The first PICTURED training images, and the strategy's view of them as at the end of the training."""
+    batch = sample(planned.config, planned.strategy, splits, PICTURED)
+    return batch.images, degraded(planned.config, planned.strategy, state, batch, epoch=0, progress=1.0)
 
 
 def writable(folder: Path) -> Path:
@@ -231,50 +232,6 @@ def answers(planned: Plan, splits: Splits, head: Head) -> list[probes.ProbeResul
     return [probe(features) for probe in planned.probes]
 
 
-def about(component: Strategy | Objective) -> dict[str, Any]:
-    """Name, version and parameters, for the record."""
-    return {"name": component.name, "version": component.version, "parameters": component.parameters}
-
-
-def model_facts(config: RunConfig, head: Head) -> dict[str, Any]:
-    """What `timm.create_model` needs to make a model that encoder.safetensors fits, and how large it is."""
-    encoder = sum(parameter.numel() for parameter in head.encoder.vit.parameters())
-    everything = sum(parameter.numel() for parameter in head.parameters())
-    return {
-        "name": config.model.name,
-        "arguments": create_arguments(head.encoder.grid, config.data.in_chans, config.model.kwargs),
-        "encoder_parameters": encoder,
-        "head_parameters": everything - encoder,
-    }
-
-
-def costs(planned: Plan, splits: Splits, state: State, watch: Stopwatch) -> dict[str, float]:
-    """Throughput and its breakdown; empty where no epoch was finished."""
-    if watch.total_s == 0:
-        return {}
-    batch, steps, phases = planned.config.train.batch_size, watch.steps, watch.phases_s
-    model_s = phases["forward"] + phases["backward"] + phases["optimizer"]
-    return {
-        "cost/images_per_s": batch * steps / watch.total_s,
-        "cost/model_images_per_s": batch * steps / model_s,
-        "cost/mask_ms": 1000 * phases["mask"] / steps,
-        "cost/mask_share": phases["mask"] / watch.total_s,
-        "cost/augment_share": phases["augment"] / watch.total_s,
-        "cost/data_wait_share": phases["data"] / watch.total_s,
-        "cost/train_s": watch.total_s,
-        "cost/gflops_per_image": training_gflops_per_image(planned.config, splits, planned.strategy, state),
-    }
-
-
-def diagnostics(state: State) -> dict[str, float]:
-    """The realised mask ratio over all images of the run, mean and standard deviation; empty if nothing was trained."""
-    count, total, squares = state.ratio_sums.tolist()
-    if count == 0:
-        return {}
-    mean = total / count
-    return {"realised_ratio_mean": mean, "realised_ratio_sd": max(0.0, squares / count - mean**2) ** 0.5}
-
-
 def write_files(folder: Path, planned: Plan, splits: Splits, state: State, predictions: dict[str, Tensor]) -> None:
     """Everything but the record: configuration, curve, test predictions, encoder, picture of the masks."""
     write_atomically(folder / "config.yaml", yaml.safe_dump(planned.config.model_dump(mode="json"), sort_keys=False))
@@ -287,7 +244,6 @@ def write_files(folder: Path, planned: Plan, splits: Splits, state: State, predi
     weights = {name: value.cpu().contiguous() for name, value in state.head.encoder.vit.state_dict().items()}
     about_model = json.dumps(model_facts(planned.config, state.head))
     save_file(weights, folder / "encoder.safetensors", {"model": about_model, "run_id": planned.run_id})
-    clean, source, index = sample(planned, splits)
-    view = degraded(planned.config, planned.strategy, state, clean, source, index, epoch=0, progress=1.0)
+    clean, view = pictured(planned, splits, state)
     figure = masks_figure({planned.label: view}, clean, state.head.encoder.grid, splits.mean, splits.std)
-    save_png(figure, folder / "masks.png")
+    save(figure, folder / "masks.png")

@@ -33,7 +33,7 @@ class RunRecord(BaseModel):
     seed: int
     metrics: dict[str, float]
     protocols: dict[str, int]
-    diagnostics: dict[str, float]
+    diagnostics: dict[str, float | list[list[float]]]
     curve: list[dict[str, float]]
     chosen: dict[str, Any]
     interruptions: int = 0

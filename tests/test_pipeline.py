@@ -18,6 +18,7 @@ from maskbench.config import merge, parse, preset
 from maskbench.errors import UsageError
 from maskbench.pipeline import plan, run, run_all
 from maskbench.record import RunRecord, read_record
+from maskbench.strategy import REGISTRY
 from tests.tiny import TINY, tiny
 
 
@@ -247,3 +248,13 @@ def test_real_digits_end_to_end(tmp_path: Path, digits: Path) -> None:
     # 360 test digits: a share of 0.9 has a standard error of 1.6 points.
     assert trained.metrics["linear/top1/mean"] > 0.85
     assert trained.metrics["knn/top1/mean"] > floor.metrics["knn/top1/mean"] - 0.05
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY.names() if name != "none"])
+def test_every_strategy_runs_end_to_end(tmp_path: Path, name: str) -> None:
+    settings = {"data__limit": 64, "train__batch_size": 32, "train__epochs": 1, "train__warmup_epochs": 0}
+    record = run(tiny(tmp_path, name, **settings, probes="knn"))
+    assert record.status == "complete"
+    assert 0 < record.diagnostics["realised_ratio_mean"] <= 1
+    assert record.strategy["distribution"].startswith("maskbench ")
+    assert (tmp_path / "runs" / record.run_id / "masks.png").stat().st_size > 1000

@@ -51,7 +51,7 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "status": record.status,
                 "machine": record.environment.get("gpu") or record.environment.get("cpu"),
                 **record.metrics,
-                **record.diagnostics,
+                **{name: value for name, value in record.diagnostics.items() if isinstance(value, float)},
             }
         )
     columns = ["run_id", "group", "label", "control", "strategy", "objective", "dataset", "seed", "status", "machine"]

@@ -1,0 +1,81 @@
+"""What a record says of a run beside accuracy: cost, masks, model."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskbench.config import RunConfig
+from maskbench.data.splits import Splits
+from maskbench.diagnostics import Diagnostics, diagnose
+from maskbench.flops import training_gflops_per_image
+from maskbench.objective import Head, Objective
+from maskbench.pretrain import State, degraded, sample
+from maskbench.strategy import Strategy
+from maskbench.timing import Stopwatch
+from maskbench.vit import create_arguments
+
+DIAGNOSED = 256  # images
+
+
+def about(component: Strategy | Objective) -> dict[str, Any]:
+    """Name, version and parameters, for the record."""
+    return {"name": component.name, "version": component.version, "parameters": component.parameters}
+
+
+def model_facts(config: RunConfig, head: Head) -> dict[str, Any]:
+    """What `timm.create_model` needs to make a model that encoder.safetensors fits, and how large it is."""
+    encoder = sum(parameter.numel() for parameter in head.encoder.vit.parameters())
+    everything = sum(parameter.numel() for parameter in head.parameters())
+    return {
+        "name": config.model.name,
+        "arguments": create_arguments(head.encoder.grid, config.data.in_chans, config.model.kwargs),
+        "encoder_parameters": encoder,
+        "head_parameters": everything - encoder,
+    }
+
+
+def costs(config: RunConfig, strategy: Strategy, splits: Splits, state: State, watch: Stopwatch) -> dict[str, float]:
+    """Throughput and its breakdown; empty where no epoch was finished."""
+    if watch.total_s == 0:
+        return {}
+    batch, steps, phases = config.train.batch_size, watch.steps, watch.phases_s
+    model_s = phases["forward"] + phases["backward"] + phases["optimizer"]
+    return {
+        "cost/images_per_s": batch * steps / watch.total_s,
+        "cost/model_images_per_s": batch * steps / model_s,
+        "cost/mask_ms": 1000 * phases["mask"] / steps,
+        "cost/mask_share": phases["mask"] / watch.total_s,
+        "cost/augment_share": phases["augment"] / watch.total_s,
+        "cost/data_wait_share": phases["data"] / watch.total_s,
+        "cost/train_s": watch.total_s,
+        "cost/gflops_per_image": training_gflops_per_image(config, splits, strategy, state),
+    }
+
+
+def diagnostics(config: RunConfig, strategy: Strategy, splits: Splits, state: State) -> Diagnostics:
+    """Geometry of the masks of the first training images, as at the end of the training, in epochs 0 and 1;
+    realised ratio over all images of the run. Empty if nothing was trained."""
+    count, total, squares = state.ratio_sums.tolist()
+    if count == 0:
+        return {}
+    view, again = (
+        degraded(config, strategy, state, sample(config, strategy, splits, DIAGNOSED, epoch), epoch, progress=1.0)
+        for epoch in (0, 1)
+    )
+    found = diagnose(view, again, state.head.encoder.grid, object_shares(config, strategy, splits))
+    mean = total / count
+    return found | {"realised_ratio_mean": mean, "realised_ratio_sd": max(0.0, squares / count - mean**2) ** 0.5}
+
+
+def object_shares(config: RunConfig, strategy: Strategy, splits: Splits) -> Tensor | None:
+    """(B, N) how much of each patch of `sample`'s images in epoch 0 shows the object, where the data set knows it."""
+    objects = splits.train.objects
+    if objects is None:
+        return None
+    pixels = objects[:DIAGNOSED, None].to(splits.train.pixels.device, torch.uint8) * 255
+    masks = replace(splits.train.take(torch.arange(len(pixels))), pixels=pixels)
+    grey = replace(splits, train=masks, mean=splits.mean.new_zeros(1), std=splits.std.new_ones(1))
+    shown = sample(config, strategy, grey, DIAGNOSED).images
+    return torch.nn.functional.avg_pool2d(shown, config.model.patch_size).flatten(1)
