@@ -1,12 +1,16 @@
 """What `maskbench list` shows of each kind."""
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any
 
 from maskbench import config
 from maskbench.data.downloads import NAMES
+from maskbench.errors import UsageError
 
+DIAGNOSED = 256  # images
+STAND_IN = "the share of the object in each patch stands in for a trained teacher's attention and loss"
 Entries = tuple[list[dict[str, Any]], dict[str, str]]
 
 
@@ -14,14 +18,46 @@ def _components(module: str) -> Entries:
     registry = importlib.import_module(module).REGISTRY
     entries = []
     for name in registry.names():
-        component = registry.get(name)()
-        summary, _, details = (type(component).__doc__ or "").strip().partition("\n")
-        entry = {"name": name, "summary": summary, "details": " ".join(details.split()), "version": component.version}
+        try:
+            component = registry.get(name)()
+        except UsageError:
+            continue  # an installed plugin that turns out to be broken, and is listed so
+        summary, details = _described(type(component))
+        entry = {"name": name, "summary": summary, "details": details, "version": component.version}
         entry["parameters"] = component.parameters
         if registry.kind == "strategy":
             entry |= {"needs": sorted(component.needs), "source_scale": component.source_scale}
+            entry |= {"experimental": component.experimental, "origin": registry.origin(name)}
         entries.append(entry)
     return entries, dict(registry.broken)
+
+
+def _described(cls: type) -> tuple[str, str]:
+    """First paragraph and the rest of the docstring; what variants have in common comes from the base class."""
+    summary, _, details = (cls.__doc__ or "").strip().partition("\n\n")
+    base = cls.__mro__[1]
+    if base.__module__ == cls.__module__ and base.__doc__ not in (None, cls.__doc__):
+        details += " " + (base.__doc__ or "").strip().partition("\n\n")[2]
+    return " ".join(summary.split()), " ".join(details.split())
+
+
+def with_diagnostics(entries: list[dict[str, Any]]) -> None:
+    """Add to strategies what their masks look like in both regimes, on generated images of 14 x 14 patches."""
+    from maskbench.diagnostics import diagnose
+    from maskbench.specimen import specimen
+    from maskbench.strategy import REGISTRY
+
+    found = specimen("shapes", "56", 4, DIAGNOSED)
+    for entry in entries:
+        strategy = REGISTRY.get(entry["name"])()
+        regimes = {"paper": strategy}
+        with contextlib.suppress(UsageError):  # serves one ratio alone, another one
+            regimes["matched"] = strategy.matched(0.75)
+        entry["matched_parameters"] = regimes.get("matched", strategy).parameters
+        entry["diagnostics"] = {
+            regime: diagnose(found.view(chosen, seed=0), found.view(chosen, seed=1), found.grid, found.objects)
+            for regime, chosen in regimes.items()
+        }
 
 
 def _presets() -> Entries:

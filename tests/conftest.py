@@ -1,6 +1,9 @@
 """Shared by all tests: a cache of their own, few threads, and where real data may lie."""
 
+import copy
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,21 @@ DATA = Path(os.environ.get("MASKBENCH_TEST_DATA", Path(__file__).parents[2] / "s
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MASKBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_registry() -> Iterator[None]:
+    """Strategies that the test registers are gone after it."""
+    from maskbench.strategy import REGISTRY
+
+    REGISTRY.names()
+    kept = {name: copy.copy(value) for name, value in vars(REGISTRY).items()}
+    modules = set(sys.modules)
+    yield
+    vars(REGISTRY).update(kept)
+    for name in set(sys.modules) - modules:  # those of plugins alone: numpy may not be imported twice
+        if not (getattr(sys.modules[name], "__file__", None) or sys.prefix).startswith(sys.prefix):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,31 @@ class Done(NamedTuple):
     err: str
 
 
+def afresh(*arguments: str, cwd: Path, **environment: str) -> Done:
+    """The command with these variables set, as in a new process: no plugin is loaded. Needs `own_registry`."""
+    from maskbench.strategy import REGISTRY
+
+    shipped = {name for name, origin in REGISTRY._origins.items() if origin.startswith("maskbench ")}
+    for known in (REGISTRY._classes, REGISTRY._origins):
+        for name in known.keys() - shipped:
+            del known[name]
+    for known in (REGISTRY._installed, REGISTRY._plugins, REGISTRY.broken):
+        known.clear()
+    REGISTRY._discovered = False
+    for name in [name for name, module in sys.modules.items() if _lies_in(module, cwd)]:
+        del sys.modules[name]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        if "PYTHONPATH" in environment:
+            patch.syspath_prepend(environment["PYTHONPATH"])
+        return maskbench(*arguments, cwd=cwd)
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(str(folder))
+
+
 def maskbench(*arguments: str, cwd: Path) -> Done:
     """The command, run in this process; `in_a_process` runs the real thing where that matters."""
     out, err = io.StringIO(), io.StringIO()
