@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.signals import batch_for, view_of
+from maskbench.testing import batch_for
 
 GRIDS = {"224/16": Grid(14, 14, 16), "32/4": Grid(8, 8, 4)}
 
@@ -30,4 +30,4 @@ def test_view(benchmark: BenchmarkFixture, name: str, grid: str, regime: str) ->
         strategy = strategy.matched(0.75)
     batch = batch_for(strategy, 256, GRIDS[grid])
     benchmark.group = f"{grid}, {regime}, batch 256"
-    benchmark(view_of, strategy, batch)
+    benchmark(batch.view, strategy)

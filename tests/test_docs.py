@@ -1,5 +1,6 @@
 """The README shows what the tool makes and what works."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import torch
 
 from maskbench.analysis import plots, tables
 from maskbench.analysis.results import frame, read_records
-from maskbench.strategy import REGISTRY, Strategy
-from tests.signals import batch_for, view_of
+from maskbench.strategy import REGISTRY
+from maskbench.testing import batch_for
+from tests.test_cli import afresh, maskbench
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,19 +44,21 @@ def test_committed_figures_are_regenerated(folder: Path, tmp_path: Path) -> None
             assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path
 
 
-def test_readme_strategy_works_as_printed() -> None:
-    source = README.split("`strategies/vertical_bands.py`:\n\n")[1].split("\nThen `maskbench show")[0]
-    source = re.sub(r"^    ", "", source, flags=re.MULTILINE)
-    namespace: dict[str, type[Strategy]] = {"__name__": "readme_example"}  # type: ignore[dict-item]
-    try:
-        exec(source, namespace)
-        strategy = REGISTRY.create("vertical-bands", ratio=0.25)
-        batch = batch_for(strategy)
-        hidden = view_of(strategy, batch).hidden.view(-1, 8, 8)
-        assert torch.equal(hidden.all(1), hidden.any(1)), "whole columns"
-        assert (hidden.any(1).sum(1) == 2).all()
-    finally:
-        REGISTRY._classes.pop("vertical-bands", None)
+@pytest.mark.usefixtures("own_registry")
+def test_readme_strategy_works_as_printed(tmp_path: Path) -> None:
+    source = README.split("for example:\n\n")[1].split("\nThen look at it")[0]
+    (tmp_path / "vertical_bands.py").write_text(re.sub(r"^    ", "", source, flags=re.MULTILINE))
+    checked = afresh("check", "vertical_bands.py", cwd=tmp_path)
+    assert checked.code == 0, checked.out
+    strategy = REGISTRY.create("vertical-bands", ratio=0.25)
+    hidden = batch_for(strategy).view(strategy).hidden.view(-1, 8, 8)
+    assert torch.equal(hidden.all(1), hidden.any(1)), "whole columns"
+    assert (hidden.any(1).sum(1) == 2).all()
+    commands = re.findall(r"^    maskbench ((?:run|show) .*--plugin.*)$", README, re.MULTILINE)
+    assert len(commands) == 2
+    for line in commands:
+        dry = ["--print-config"] if line.startswith("run") else []
+        assert afresh(*line.split(), *dry, cwd=tmp_path).code == 0, line
 
 
 def test_readme_names_only_files_that_exist() -> None:
@@ -63,11 +67,21 @@ def test_readme_names_only_files_that_exist() -> None:
 
 
 def test_readme_commands_parse(tmp_path: Path) -> None:
-    from tests.test_cli import maskbench
-
     for line in re.findall(r"^    maskbench (.*?)(?:  +#.*)?$", README, re.MULTILINE):
         arguments = line.split()
-        if arguments[0] == "run" and "--download" not in arguments:
+        if arguments[0] == "run" and not {"--download", "--plugin"} & set(arguments):
             assert maskbench(*arguments, "--print-config", cwd=tmp_path).code == 0, line
         elif arguments[0] == "list":
             assert maskbench(*arguments, cwd=tmp_path).code == 0, line
+
+
+def test_strategies_page_is_what_the_code_says() -> None:
+    from maskbench import catalogue, handbook
+
+    entries, _ = catalogue.KINDS["strategies"]()
+    catalogue.with_diagnostics(entries)
+    timings = json.loads((ROOT / handbook.TIMINGS).read_text())
+    made, stored = handbook.page(entries, timings), (ROOT / handbook.PAGE).read_text()
+    # Masks that follow an encoder as initialised may differ in a last digit between processors.
+    digits = re.compile(r" *\b\d+\.\d\d\b *|-{3,}:?")
+    assert digits.sub("#", made) == digits.sub("#", stored), "run `make docs`"

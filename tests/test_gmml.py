@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from maskbench.strategies.gmml import CANDIDATES, Gmml
 from scipy import stats
 
 from maskbench.context import Context
 from maskbench.grid import Grid
 from maskbench.library import degrade
+from maskbench.strategies.gmml import CANDIDATES, Gmml
 from maskbench.strategy import REGISTRY
 from maskbench.view import realised_ratio
 
