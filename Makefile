@@ -1,9 +1,10 @@
 # Every target makes .venv first if it is missing; `make PYTHON=python3.12 ...` chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
+CLOTHING ?= clothing  # a folder of the CC0 clothing images
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-integration check bench clean
+.PHONY: demo test test-integration check bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/maskbench run --strategy gmml
@@ -21,6 +22,10 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+docs: $(VENV)/.installed  # docs/strategies.md and the gallery; timings come from `maskbench bench strategies --json`
+	$(BIN)/python -m maskbench.handbook
+	$(BIN)/maskbench show --all --dataset $(CLOTHING) --img-size 224 --patch-size 16 --output docs/gallery.webp
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info results/quick
