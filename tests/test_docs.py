@@ -9,8 +9,8 @@ import torch
 
 from maskbench.analysis import plots, tables
 from maskbench.analysis.results import frame, read_records
+from maskbench.contrived import batch_for
 from maskbench.strategy import REGISTRY
-from maskbench.testing import batch_for
 from tests.test_cli import afresh, maskbench
 
 ROOT = Path(__file__).parents[1]

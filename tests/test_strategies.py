@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from maskbench.contrived import WIDTH, batch_for
 from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.objectives.mae import Mae
 from maskbench.strategy import REGISTRY
-from maskbench.testing import WIDTH, batch_for, check_strategy, regimes
+from maskbench.testing import check_strategy, regimes
 from maskbench.view import realised_ratio
 from maskbench.vit import build_encoder
 

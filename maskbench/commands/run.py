@@ -1,0 +1,122 @@
+"""`maskbench run`."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskbench.commands.options import Plugins, Regime, load_plugins
+from maskbench.commands.results import figures_of, tables_of
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def run(
+    strategy: Annotated[str | None, typer.Option(help="NAME[:key=value...],... e.g. random,gmml:fill=zeros")] = None,
+    regime: Annotated[
+        Regime | None, typer.Option(help="paper: published defaults; matched: one ratio, exact counts.")
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
+    objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a torch/NAME data set if it is missing.")] = False,
+    model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
+    in_chans: Annotated[int | None, typer.Option(help="Image channels.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Global.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate, absolute.")] = None,
+    blr: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option()] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    seeds: Annotated[str, typer.Option(help="0,1,2 or 0-4")] = "0",
+    limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
+    probes: Annotated[str | None, typer.Option(help="NAME[:key=value...],...")] = None,
+    preset: Annotated[str, typer.Option(help="Settings to start from; see `list presets`.")] = "quick",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any setting; repeatable.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the settings and stop.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Results folder; results/<preset> if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    precision: Annotated[Precision | None, typer.Option()] = None,
+    compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done.")] = False,
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
+) -> None:
+    """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed."""
+    from maskbench import config as settings_of
+
+    load_plugins(plugin)
+    flags: dict[str, Any] = {
+        "regime": regime or ("matched" if ratio is not None else None),
+        "ratio": ratio,
+        "objective": objective,
+        "data.dataset": dataset,
+        "data.data_dir": data_dir,
+        "model.name": model,
+        "model.patch_size": patch_size,
+        "data.img_size": img_size,
+        "data.in_chans": in_chans,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.blr": blr,
+        "train.warmup_epochs": warmup_epochs,
+        "train.weight_decay": weight_decay,
+        "data.limit": limit,
+        "probes": probes,
+        "output": None if output is None else str(output),
+        "system.device": device,
+        "system.precision": precision,
+        "system.compile": compile_,
+    }
+    settings: dict[str, Any] = {"output": f"results/{preset}", **settings_of.preset(preset)}
+    if config is not None:
+        settings = settings_of.merge(settings, settings_of.read_yaml(config))
+    settings = settings_of.merge(settings, {path: value for path, value in flags.items() if value is not None})
+    settings = settings_of.merge(settings, settings_of.assignments(set_ or []))
+    chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
+    configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds))
+    if print_config:
+        import yaml
+
+        print(yaml.safe_dump(configs[0].model_dump(mode="json"), sort_keys=False), end="")
+        return
+    if download and configs[0].data.dataset.startswith("torch/"):
+        from maskbench.data.downloads import fetch
+
+        fetch(configs[0].data.dataset, configs[0].data.data_dir)
+    _run(configs, force, as_json)
+
+
+def _run(configs: list[Any], force: bool, as_json: bool) -> None:
+    from maskbench.pipeline import run_all
+    from maskbench.reporter import Terminal
+
+    reporter = Terminal()
+    records = run_all(configs, force=force, reporter=reporter)
+    output = Path(configs[0].output)
+    tables = tables_of(output)
+    figures = figures_of(output)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record in records]))
+    else:
+        print(tables["md"], end="")
+    reporter.note(f"tables: {output / 'tables'}")
+    reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
+    reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
+    if any(record.status != "complete" for record in records):
+        raise typer.Exit(1)

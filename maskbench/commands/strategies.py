@@ -1,0 +1,131 @@
+"""`maskbench list`, `show`, `check`, `new` and `bench`."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskbench.commands.options import Plugins, Regime, load_plugins, writing
+from maskbench.errors import UsageError, unknown
+
+
+def list_(
+    kind: Annotated[str, typer.Argument(help="strategies, objectives, probes, datasets or presets.")] = "strategies",
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what there is. Plugins that fail to import are named on stderr and disturb nothing."""
+    from maskbench import catalogue
+
+    load_plugins(plugin)
+    if kind not in catalogue.KINDS:
+        raise unknown("kind", kind, catalogue.KINDS)
+    entries, broken = catalogue.KINDS[kind]()
+    if as_json:
+        if kind == "strategies":
+            catalogue.with_diagnostics(entries)
+        print(json.dumps(entries, indent=1))
+    else:
+        width = max(len(entry["name"]) for entry in entries)
+        for entry in entries:
+            marked = "(experimental) " if entry.get("experimental") else ""
+            print(f"{entry['name']:{width}}  {marked}{entry['summary']}")
+    for module, reason in broken.items():
+        print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
+
+
+def show(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Strategies, as for run --strategy.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every strategy, what the encoder sees alone.")] = False,
+    dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
+    img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
+    patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    regime: Annotated[Regime, typer.Option()] = Regime.paper,
+    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    plugin: Plugins = None,
+    images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
+    output: Annotated[Path, typer.Option(help="File to write, .png, .jpg or .webp.")] = Path("masks.png"),
+) -> None:
+    """Draw strategies on the same images: what the encoder sees and what must be recovered."""
+    from maskbench.config import parse_specs
+    from maskbench.show import draw
+
+    load_plugins(plugin)
+    if every == bool(names):
+        raise UsageError("name strategies to show, e.g. `maskbench show random gmml`, or give --all, not both")
+    if every:
+        from maskbench.library import list_strategies
+
+        names = [name for name in list_strategies() if name != "none"]
+    specs = [spec for name in names or [] for spec in parse_specs(name)]
+    matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
+    writing(output.parent, lambda: draw(specs, output, dataset, img_size, patch_size, matched, seed, images, every))
+    print(output)
+
+
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A strategy, NAME[:key=value...], or a plugin.")],
+    plugin: Plugins = None,
+) -> None:
+    """Test whether strategies keep the contract; exit 1 where one does not."""
+    from maskbench.config import parse_specs
+    from maskbench.library import create_strategy
+    from maskbench.testing import check_strategy
+
+    load_plugins(plugin)
+    if name.endswith(".py") or "/" in name:
+        strategies = [create_strategy(found) for found in load_plugins([name])]
+        if not strategies:
+            raise UsageError(f"{name} registers no strategy; decorate a class with @register")
+    else:
+        strategies = [create_strategy(spec["name"], **spec["parameters"]) for spec in parse_specs(name)]
+    reports = [check_strategy(strategy) for strategy in strategies]
+    print("\n\n".join(map(str, reports)))
+    if not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Of the strategy, e.g. my-mask.")],
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(),
+) -> None:
+    """Write a strategy that works, and its test, to start from."""
+    from maskbench.scaffold import scaffold
+
+    strategy, test = writing(folder, lambda: scaffold(name, folder))
+    print(f"{strategy}\n{test}")
+    print(
+        f"next: maskbench check {strategy}; maskbench show {name} --plugin {strategy}; "
+        f"maskbench run --plugin {strategy} --strategy random,{name}",
+        file=sys.stderr,
+    )
+
+
+class Bench(StrEnum):
+    strategies = "strategies"
+
+
+def bench(
+    what: Annotated[Bench, typer.Argument(help="What to time.")] = Bench.strategies,
+    only: Annotated[str | None, typer.Option("--strategy", help="NAME[:key=value...],...; all if not given.")] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved; the median is shown.", min=1)] = 7,
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Time what strategies add to a step: microseconds an image, batch 256, one CPU thread, and the GPU if there is
+    one. A teacher's forward pass, where one is needed, is not in these figures."""
+    from maskbench.bench import print_table, time_strategies
+    from maskbench.config import parse_specs
+
+    load_plugins(plugin)
+    found = time_strategies(parse_specs(only) if only else None, rounds)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        print_table(found)
