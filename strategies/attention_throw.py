@@ -12,11 +12,11 @@ from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, View, da
 class AttentionThrow(Strategy):
     """Draws patches in proportion to attention: the first are recovered, the next thrown away, the last are seen.
 
-    Liu, Gui, Luo, "Good helper is around you: Attention-driven Masked Image Modeling", AAAI 2023, arXiv 2211.15362: 45
-    % predicted, 40 % neither encoded nor decoded, drawn without replacement with probability proportional to attention,
-    uniformly before `start` of the training. Deviations: the attention is the teacher's on the very crop, where the
-    reference refreshes a map for each image every 40 epochs (and reads the wrong corner of it when it crops); counts
-    are the common ones (`Grid.count`).
+    Liu, Gui, Luo, "Good helper is around you: Attention-driven Masked Image Modeling", AAAI 2023, arXiv 2211.15362. Of
+    the patches, 45 % are predicted and 40 % neither encoded nor decoded, drawn without replacement with probability
+    proportional to attention, uniformly before `start` of the training. Deviations: the attention is the teacher's on
+    the very crop, where the reference refreshes a map for each image every 40 epochs (and reads the wrong corner of it
+    when it crops); counts are the common ones (`Grid.count`).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import torch
+
 from maskbench.strategy import (
     Context,
     Ratio,
@@ -76,7 +78,7 @@ class AttMaskHint(AttMask):
     """attmask-high that gives hints away: of the `shown` share most attended, some are revealed.
 
     As published, the number revealed is int(N * shown * r) with a second, independent draw r of the ratio, so an image
-    hides that many fewer; `exact` hides as many more instead.
+    hides that many fewer; `exact` hides as many others instead.
     """
 
     shown: Ratio = 0.1
@@ -88,5 +90,8 @@ class AttMaskHint(AttMask):
         top = int(grid.size * self.shown + 1e-9)
         revealed = (grid.size * self.shown * self.drawn(context).double() + 1e-6).long()
         hints = hide(hide(context.attention, top) + context.uniform(grid.size), revealed)
-        hidden = hide(context.attention, count + revealed if self.exact else count) & ~hints
+        if self.exact:
+            hidden = hide(context.attention.masked_fill(hints, -torch.inf), count)
+        else:
+            hidden = hide(context.attention, count) & ~hints
         return self.view(images, context, hidden, count if self.exact else count - revealed)

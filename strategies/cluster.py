@@ -27,10 +27,10 @@ class Cluster(Strategy):
 
     Wei, Pan, Owens, "Efficient Vision-Language Pre-training by Cluster Masking", CVPR 2024, arXiv 2405.08815, where it
     drops tokens of CLIP's image encoder. A patch is hidden where its Pearson correlation with an anchor exceeds
-    `threshold`, which is calibrated on a sample so that `ratio` is hidden on average, or given; at least the share
-    `least` is hidden. `exact` hides the best correlated up to the count. Deviations: the reference's released threshold
-    is the target ratio by mistake and its padding is not masked; here both are as the paper means them; the fewest
-    hidden are met by the next best correlated patches, not by any.
+    `threshold`, which is calibrated on a sample so that `ratio` is hidden on average, or given; then the share `least`
+    at least, which raises that average. `exact` hides the best correlated up to the count. Deviations: the reference's
+    released threshold is the target ratio by mistake and its padding is not masked; here both are as the paper means
+    them; the fewest hidden are met by the next best correlated patches, not by any.
     """
 
     ratio: Ratio = 0.5

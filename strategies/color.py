@@ -27,9 +27,14 @@ class Color(Strategy):
     fine: Sigma = 0.7
     coarse: Sigma = 1.4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fine >= self.coarse:
+            raise ValueError(f"{self.name}: fine={self.fine} must be below coarse={self.coarse}")
+
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
-        margin = math.ceil(3 * max(self.fine, self.coarse))
+        margin = math.ceil(3 * self.coarse)
         noise = context.normal(grid.rows + 2 * margin, grid.cols + 2 * margin)
         count = grid.count(self.ratio)
         hidden = hide(-self.filtered(noise, margin).flatten(1), count)
@@ -51,9 +56,7 @@ class Color(Strategy):
 
     def peak(self) -> float:
         """The highest gain of the difference of the two Gaussians over all frequencies, in closed form."""
-        fine, coarse = sorted((self.fine, self.coarse))
-        if fine == coarse:
-            return 1.0
+        fine, coarse = self.fine, self.coarse
         frequency = 4 * math.log(coarse / fine) / (coarse**2 - fine**2)  # squared, where the derivative is zero
         return math.exp(-frequency * fine**2 / 2) - math.exp(-frequency * coarse**2 / 2)
 
@@ -82,7 +85,7 @@ class ColorGreen(Color):
 @register("color-purple")
 @dataclass(frozen=True, kw_only=True)
 class ColorPurple(Color):
-    __doc__ = f"Band-stop noise: visible patches come singly and in large groups.\n\n{Color.__doc__}"
+    __doc__ = f"Band-stop noise: visible patches keep apart here and clump there.\n\n{Color.__doc__}"
     bands: ClassVar[str] = "outside"
 
 

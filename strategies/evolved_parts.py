@@ -18,10 +18,10 @@ class EvolvedParts(Strategy):
     """Hides scattered patches at first and whole parts at last, the parts found by clustering the teacher's tokens.
 
     Feng and Zhang, "Evolved Part Masking for Self-Supervised Learning", CVPR 2023 (no arXiv version): soft clusters on
-    the sphere (concentration `kappa`), their number falling from `first` to `last`, plus up to 2, over the training; a
-    patch's score is (1 - a) * a draw for its place in its 2 x 2 window + a * its part's draw, a = progress^0.5.
-    Deviation, for which it is experimental: the teacher's last tokens are clustered, where the reference clusters the
-    attention maps of all its layers.
+    the sphere (concentration `kappa`), their number falling from `first` to `last` over the training and raised by 0, 1
+    or 2 at random for each image; a patch's score is (1 - a) * a draw for its place in its 2 x 2 window + a * its
+    part's draw, a = progress^0.5; equal scores are ordered at random. Deviation, for which it is experimental: the
+    teacher's last tokens are clustered, where the reference clusters the attention maps of all its layers.
     """
 
     experimental = True

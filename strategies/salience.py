@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 
 from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, View, dataclass, hide, register
@@ -33,13 +34,14 @@ class Salience(Strategy):
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
         embeddings = context.embeddings.float()
-        received = (embeddings @ embeddings.transpose(1, 2)).softmax(-1).sum(1)
+        attention = (embeddings @ embeddings.transpose(1, 2)).softmax(-1)
+        received = attention.sum(1, dtype=torch.float64)  # in float32, rounding would rank equal patches
         low, high = received.amin(1, keepdim=True), received.amax(1, keepdim=True)
         salience = (received - low) / (high - low).clamp_min(1e-12)
         scores = salience + self.noise * context.uniform(grid.size)
         if self.adaptive == 0:
             count = grid.count(self.ratio)
             return View(images, hide(scores, count), length=grid.size - count)
-        share = (salience > self.delta).float().mean(1, keepdim=True)
+        share = (salience > self.delta).double().mean(1, keepdim=True)
         ratio = (self.ratio + self.adaptive * (2 * share - 1)).clamp(0, 1)
         return View(images, hide(scores, grid.count(ratio)))

@@ -87,10 +87,18 @@ def neighbours_are_seen_together_as_in_noise_filtered_by_scipy(lab: Lab) -> None
         assert same_means(together(seen, 1, 0).sum(2), together(reference, 1, 0).sum(2)), color
 
 
+def border(seen: Tensor) -> Tensor:
+    """(B,) how many patches of the outermost rows and columns are seen."""
+    return seen.sum((1, 2)) - seen[:, 1:-1, 1:-1].sum((1, 2))
+
+
 @notices("flip", "share")
 def every_patch_is_seen_as_often_as_in_noise_filtered_by_scipy(lab: Lab) -> None:
     for color in COLORS:
-        assert same_means(drawn(lab.breakage, color).flatten(1), by_rule(color).flatten(1)), color
+        seen, reference = drawn(lab.breakage, color), by_rule(color)
+        assert same_means(seen.flatten(1), reference.flatten(1)), color
+        # Noise that lacks a margin varies more at the border, where single patches tell too little.
+        assert same_means(border(seen), border(reference)), color
 
 
 def adjacent(seen: Tensor) -> float:
@@ -137,17 +145,6 @@ def widths_of_the_filters_are_followed(lab: Lab) -> None:
         assert same_means(*pairs), color
 
 
-@notices("flip", "share")
-def an_empty_band_leaves_purple_white(lab: Lab) -> None:
-    seen = drawn(lab.breakage, "purple", fine=1.0, coarse=1.0).flatten(1).double()
-    assert (seen.sum(1) == 49).all()
-    both = seen.T @ seen / 2048
-    expected = 49 * 48 / (196 * 195)
-    apart = ~torch.ones(196, 196).triu(0).bool()
-    sd = (expected * (1 - expected) / 2048) ** 0.5  # 19,110 pairs: 6 standard deviations have probability 4e-5 in all
-    assert (both[apart] - expected).abs().max() < 6 * sd
-
-
 @notices("flip")
 def matched_hides_exactly_three_quarters(lab: Lab) -> None:
     for color in COLORS:
@@ -162,3 +159,9 @@ def test_widths_out_of_range_are_refused() -> None:
     for name, value in (("fine", 0), ("coarse", 9)):
         with pytest.raises(ValueError, match=name):
             REGISTRY.create("color-red", **{name: value})
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_a_band_without_width_is_refused(color: str) -> None:
+    with pytest.raises(ValueError, match=r"fine=1\.0 must be below coarse=1\.0"):
+        REGISTRY.create(f"color-{color}", fine=1.0, coarse=1.0)
