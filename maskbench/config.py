@@ -144,9 +144,11 @@ class RunConfig(Section):
         return train.blr * train.batch_size / 256
 
     def identity(self, strategy_version: int) -> str:
-        """hash8: what makes two runs the same but for seed, machine and place."""
-        content = self.model_dump(mode="json", exclude={"seed", "output"})
-        del content["system"]["device"], content["data"]["data_dir"]
+        """hash8: what makes two runs the same but for seed, machine and place. Settings that are None stay out, so that
+        a later version's new options leave the names of finished runs as they are."""
+        content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
+        del content["system"]["device"]
+        content["data"].pop("data_dir", None)
         content["strategy_version"] = strategy_version
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
