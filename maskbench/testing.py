@@ -269,7 +269,7 @@ def independent(strategy: Strategy) -> None:
         assert changed[0] == changed[1], "draws change with one of seed and epoch, but not with the other"
         if not changed[0] or regime.parameters.get("scope") == "batch":
             continue  # it does not draw at all, or once for the batch
-        drawn = torch.cat([value.flatten(1).float() for value in view.values()], 1)
+        drawn = torch.cat([value.reshape(len(value), -1).float() for value in view.values()], 1)
         assert (drawn != drawn[0]).any(), "all images get the same draw; use scope='batch' if that is meant"
 
 
