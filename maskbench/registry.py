@@ -58,7 +58,8 @@ class Registry(Generic[T]):
             cls.name = name
             cls()
             self._classes[name] = cls
-            self._origins[name] = self._source or cls.__module__
+            ours = cls.__module__.startswith(f"{self._package}.")  # also where imported by itself, before discovery
+            self._origins[name] = _ours() if ours else self._source or cls.__module__
             return cls
 
         return decorate
@@ -120,7 +121,7 @@ class Registry(Generic[T]):
         if self._discovered:
             return
         self._discovered = True
-        with self._from(f"maskbench {metadata.version('maskbench')}"):
+        with self._from(_ours()):
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__, f"{self._package}."):
                 self._try(module.name, functools.partial(importlib.import_module, module.name))
         for point in metadata.entry_points(group=self._package):
@@ -158,6 +159,10 @@ class Registry(Generic[T]):
             yield
         finally:
             self._source = outer
+
+
+def _ours() -> str:
+    return f"maskbench {metadata.version('maskbench')}"
 
 
 def _reason(error: Exception) -> str:

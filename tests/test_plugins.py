@@ -168,3 +168,9 @@ def test_bench_prints_microseconds(tmp_path: Path) -> None:
         (name, grid) for name in ("random", "grid") for grid in ("224/16", "32/4")
     }
     assert all(0 < row["lowest"] <= row["us_per_image"] <= row["highest"] < 1e4 for row in rows)
+
+
+def test_a_shipped_strategy_imported_by_itself_is_still_maskbenchs() -> None:
+    code = "import maskbench.strategies.gmml; from maskbench.strategy import REGISTRY; print(REGISTRY.origin('gmml'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("maskbench 0.")
