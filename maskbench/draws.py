@@ -26,11 +26,13 @@ _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """SplitMix64's finaliser. int64 shifts are arithmetic, so the copied sign bits are masked off."""
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+def _mix_(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser, in place. int64 shifts are arithmetic, so the copied sign bits are masked off."""
+    shifted = torch.empty_like(x)  # new memory is the larger part of the cost of many draws
+    for places, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+        torch.bitwise_right_shift(x, places, out=shifted)
+        x.bitwise_xor_(shifted.bitwise_and_((1 << (64 - places)) - 1)).mul_(factor)
+    return x
 
 
 def seed_for(seed: int, *stream: str | int) -> int:
@@ -44,7 +46,7 @@ def keys(index: Tensor, seed: int, *stream: str | int) -> Tensor:
 
     Streams of different names, numbers or seeds are independent of each other.
     """
-    return _mix((index ^ seed_for(seed, *stream)) + _GOLDEN)
+    return _mix_((index ^ seed_for(seed, *stream)) + _GOLDEN)
 
 
 class Draws:
@@ -62,19 +64,25 @@ class Draws:
         count = math.prod(shape)
         counter = torch.arange(self._used, self._used + count, device=self.keys.device)
         self._used += count
-        return _mix((self.keys[:, None] + counter) * _GOLDEN).view(-1, *shape)
+        return _mix_((self.keys[:, None] + counter).mul_(_GOLDEN)).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """float32 in [0, 1), a multiple of 2**-24."""
-        return ((self.bits(*shape) >> 40) & 0xFFFFFF).float() * 2**-24
+        return (self.bits(*shape) >> 40).bitwise_and_(0xFFFFFF).float().mul_(2**-24)
 
     def normal(self, *shape: int) -> Tensor:
-        """float32 standard normal: Box-Muller, both values of a pair from one 64-bit draw of 24 + 24 bits."""
+        """float32 standard normal: Box-Muller, both values of a pair from the two halves of one 64-bit draw."""
         count = math.prod(shape)
-        bits = self.bits((count + 1) // 2)
-        radius = (-2 * torch.log(((bits & 0xFFFFFF).float() + 1) * 2**-24)).sqrt()
-        angle = ((bits >> 40) & 0xFFFFFF).float() * (2 * math.pi * 2**-24)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].reshape(-1, *shape)
+        halves = self.bits((count + 1) // 2).view(torch.int32)
+        # 23 bits under the exponent of 1 are a number in [1, 2): no conversion, no memory but that of the bits.
+        drawn = halves.bitwise_and_(0x7FFFFF).bitwise_or_(0x3F800000).view(torch.float32)
+        radius, angle = drawn.chunk(2, 1)
+        radius.neg_().add_(2).log_().mul_(-2).sqrt_()
+        angle.mul_(2 * math.pi)
+        sine = angle.sin().mul_(radius)
+        angle.cos_().mul_(radius)
+        radius.copy_(sine)
+        return drawn[:, :count].reshape(-1, *shape)
 
     def integers(self, high: int | Tensor, *shape: int) -> Tensor:
         """int64 in [0, high), `high` < 2**31 a number or broadcastable to (B, *shape). Bias below 2**-32 * high."""
