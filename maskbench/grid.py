@@ -86,5 +86,8 @@ def membership(start: Tensor, extent: Tensor, cells: int) -> Tensor:
     The outer product of a rectangle's row and column memberships is the rectangle; a matrix product of many counts
     how often each cell is covered.
     """
-    cell = torch.arange(cells, device=start.device)
-    return ((cell >= start[..., None]) & (cell < (start + extent)[..., None])).float()
+    # Twice the distance from a cell's centre to the span's is below the extent inside, above it outside, in whole steps
+    # of 1 or more: clamped, the difference is the membership, without a comparison.
+    middle = 2.0 * torch.arange(cells, device=start.device) + 1
+    distance = (middle - (2 * start + extent)[..., None]).abs_()
+    return distance.neg_().add_(extent[..., None]).clamp_(0, 1)
