@@ -22,7 +22,16 @@ def test_steps(benchmark: BenchmarkFixture, name: str, tmp_path: Path) -> None:
     def steps() -> None:
         state = build(planned, splits)
         watch = Stopwatch(splits.train.labels.device)
-        pretrain(planned.config, splits, planned.strategy, state, watch, online=dict, on_step=lambda *_: None)
+        pretrain(
+            planned.config,
+            splits,
+            planned.strategy,
+            state,
+            watch,
+            online=dict,
+            on_step=lambda *_: None,
+            on_epoch=lambda _: None,
+        )
 
     benchmark.group = f"{STEPS} steps of 256"
     benchmark.pedantic(steps, rounds=5, warmup_rounds=1)

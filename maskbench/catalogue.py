@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from tabulate import tabulate
+
 from maskbench import config
 from maskbench.data.downloads import NAMES
 from maskbench.errors import UsageError
@@ -79,10 +81,43 @@ def _datasets() -> Entries:
     return entries, {}
 
 
+def _pairs() -> Entries:
+    """Which strategies an objective can learn from; {objective: None or the reason why not} for each strategy."""
+    from maskbench import objective as objectives
+    from maskbench.fit import unfit
+    from maskbench.specimen import specimen
+    from maskbench.strategy import REGISTRY
+
+    found = specimen("shapes", "56", 4, 2)
+    chosen = [objectives.REGISTRY.create(name) for name in objectives.REGISTRY.names()]
+    entries = []
+    for name in REGISTRY.names():
+        try:
+            strategy = REGISTRY.create(name)
+            view = found.view(strategy)
+        except (UsageError, ValueError):
+            continue  # a broken plugin, listed as such
+        reasons = {objective.name: unfit(strategy, objective, view) for objective in chosen}
+        fitting = [objective for objective, reason in reasons.items() if reason is None]
+        entries.append({"name": name, "summary": " ".join(fitting), "pairs": reasons})
+    return entries, dict(REGISTRY.broken)
+
+
+def matrix(entries: list[dict[str, Any]]) -> str:
+    """The pairs as a table, strategies down, objectives across."""
+    rows = [{"strategy": entry["name"], **_marks(entry["pairs"])} for entry in entries]
+    return tabulate(rows, headers="keys", tablefmt="simple")
+
+
+def _marks(reasons: dict[str, str | None]) -> dict[str, str]:
+    return {objective: "yes" if reason is None else "-" for objective, reason in reasons.items()}
+
+
 KINDS: dict[str, Callable[[], Entries]] = {
     "strategies": lambda: _components("maskbench.strategy"),
     "objectives": lambda: _components("maskbench.objective"),
     "probes": lambda: _components("maskbench.probe"),
     "datasets": _datasets,
     "presets": _presets,
+    "pairs": _pairs,
 }

@@ -93,7 +93,9 @@ class Train(Section):
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_epochs: Annotated[float, Field(ge=0)] = 5
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = None  # where a half cosine takes it; None: it stays
     betas: tuple[float, float] = (0.9, 0.95)
+    clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
     online_every: Annotated[int, Field(ge=1)] = 10  # epochs between k-NN readings on the validation part
 

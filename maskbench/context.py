@@ -49,17 +49,20 @@ class Context:
         progress: float = 0.0,
         rows: Tensor | None = None,
         batch_size: int | None = None,
+        crop: int = 0,
         module: nn.Module | None = None,
         signals: Mapping[str, Tensor | Callable[[], Tensor]] | None = None,
     ) -> None:
-        """index: (B,) int64 sample numbers. rows: (B,) places of these rows in the global batch of `batch_size`."""
+        """index: (B,) int64 sample numbers. rows: (B,) places of these rows in the global batch of `batch_size`.
+        crop: which of each image's crops these are; a batch's one draw for all is the same for all its crops."""
         self.grid = grid
         self.progress = progress
         self.module = module
         self.device = index.device
         self.rows = torch.arange(len(index), device=index.device) if rows is None else rows
         self.batch_size = batch_size or len(index)
-        self._image = Draws(keys(index, seed, "masks", epoch))
+        self._image = Draws(keys(index, seed, "masks", epoch, *[crop] * (crop > 0)))
+        self._order = Draws(keys(index.new_zeros(1), seed, "order-of-batch", epoch, step, crop))
         self._batch = Draws(keys(index.new_zeros(1), seed, "masks-of-batch", epoch, step))
         self._signals = dict(signals or {})
 
@@ -94,7 +97,7 @@ class Context:
 
     def permutation(self) -> Tensor:
         """(B,) int64: the place of each row in one random order of the global batch."""
-        return self._batch.uniform(self.batch_size)[0].argsort().argsort()[self.rows]
+        return self._order.uniform(self.batch_size)[0].argsort().argsort()[self.rows]
 
     def partner(self) -> Tensor:
         """(B,) int64: another row of this batch, uniformly among the neighbours in groups of at most 32 rows.

@@ -16,6 +16,8 @@ def hidden_tokens(view: View, grid: Grid) -> Tensor | None:
     degraded. None where the view has no such place: everything, or frequencies, must be recovered."""
     if view.hidden is not None:
         return view.hidden
+    if not view.terms:
+        return None
     term = view.terms[0]
     weight = term.weight
     assert weight is not None, "the view is complete"

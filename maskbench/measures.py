@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
+from maskbench.crops import sample
 from maskbench.data.splits import Splits
 from maskbench.diagnostics import Diagnostics, diagnose
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Head, Objective
-from maskbench.pretrain import State, degraded, sample
+from maskbench.pretrain import State, context_for, degraded
 from maskbench.strategy import Strategy
 from maskbench.timing import Stopwatch
 from maskbench.vit import create_arguments
@@ -27,7 +28,7 @@ def about(component: Strategy | Objective) -> dict[str, Any]:
 def model_facts(config: RunConfig, head: Head) -> dict[str, Any]:
     """What `timm.create_model` needs to make a model that encoder.safetensors fits, and how large it is."""
     encoder = sum(parameter.numel() for parameter in head.encoder.vit.parameters())
-    everything = sum(parameter.numel() for parameter in head.parameters())
+    everything = sum(parameter.numel() for parameter in head.parameters() if parameter.requires_grad)
     return {
         "name": config.model.name,
         "arguments": create_arguments(head.encoder.grid, config.data.in_chans, config.model.kwargs),
@@ -54,15 +55,17 @@ def costs(config: RunConfig, strategy: Strategy, splits: Splits, state: State, w
     }
 
 
+@torch.no_grad()
 def diagnostics(config: RunConfig, strategy: Strategy, splits: Splits, state: State) -> Diagnostics:
     """Geometry of the masks of the first training images, as at the end of the training, in epochs 0 and 1;
     realised ratio over all images of the run. Empty if nothing was trained."""
     count, total, squares = state.ratio_sums.tolist()
     if count == 0:
         return {}
+    batches = [sample(config, strategy, splits, DIAGNOSED, epoch, state.head.recipe.full[0]) for epoch in (0, 1)]
     view, again = (
-        degraded(config, strategy, state, sample(config, strategy, splits, DIAGNOSED, epoch), epoch, progress=1.0)
-        for epoch in (0, 1)
+        degraded(strategy, batch, context_for(config, strategy, state, batch, epoch, progress=1.0))
+        for epoch, batch in enumerate(batches)
     )
     found = diagnose(view, again, state.head.encoder.grid, object_shares(config, strategy, splits))
     mean = total / count

@@ -1,35 +1,81 @@
-"""What an objective is: parameters, and a trainable module that turns a view into a loss."""
+"""What an objective is: parameters, the crops it learns from, and a trainable module that turns views into a loss."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from maskbench.component import Component
+from maskbench.data.colour import Colours
 from maskbench.grid import Grid
+from maskbench.outcome import Outcome
 from maskbench.registry import Registry
 from maskbench.view import View
 from maskbench.vit import Encoder
 
+__all__ = ["Examples", "Head", "LearnsFrom", "Objective", "Outcome", "Recipe", "register"]
 
-class Outcome(NamedTuple):
-    """loss: scalar to minimise. patch_loss: (B, N) error of each patch, detached, where the objective has one.
-    prediction: (B, C, H, W) recovered image in the normalised target's units, where there is one."""
+LearnsFrom = Literal["tokens", "pixels", "crops"]
 
-    loss: Tensor
-    patch_loss: Tensor | None = None
-    prediction: Tensor | None = None
+
+@dataclass(frozen=True)
+class Examples:
+    """What a step gives an objective.
+
+    views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
+    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. progress: share of the
+    training done, in [0, 1].
+    """
+
+    views: tuple[View, ...]
+    clean: tuple[Tensor, ...]
+    labels: Tensor
+    local: tuple[Tensor, ...] = ()
+    progress: float = 0.0
+
+    @property
+    def view(self) -> View:
+        """The only one."""
+        (view,) = self.views
+        return view
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The crops of each image that an objective learns from.
+
+    full: for each crop of the run's size, which the strategy degrades, its colours; None: as they are. local: how many
+    crops are smaller by `local_size` on each side, of an area in `local_scale`; the strategy does not touch them.
+    """
+
+    full: tuple[Colours | None, ...] = (None,)
+    local: int = 0
+    local_size: float = 0.5
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    local_colours: Colours | None = None
 
 
 class Head(nn.Module, ABC):
-    """The trainable part of an objective: owns the encoder and whatever is trained with it and thrown away later."""
+    """The trainable part of an objective: owns the encoder and whatever is trained with it and thrown away later.
+
+    recipe: the crops that it wants. offers: the teacher's signals that it has anyway; `attention` and `features` are
+    then methods of the images.
+    """
 
     encoder: Encoder
+    recipe: Recipe = Recipe()
+    offers: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def forward(self, view: View, labels: Tensor) -> Outcome:
-        """The loss on a complete view. labels (B,) int64 are for supervised objectives alone."""
+    def forward(self, given: Examples) -> Outcome:
+        """The loss."""
+
+    def prepare(self, clean: tuple[Tensor, ...]) -> None:
+        """Called before the strategy, with the clean crops of the step."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after the optimizer's step; `progress` is the share of the training done, in (0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +83,15 @@ class Objective(Component, ABC):
     """A pre-training objective. Fields are its parameters.
 
     control: a row that makes others readable, with no strategy. trains: False where the encoder stays as it is.
+    What decides which strategies fit (maskbench.fit): learns_from: the least that it needs, hidden tokens ("tokens"),
+    those or degraded pixels ("pixels"), or several crops of an image, which may be clean ("crops"); paints: it predicts
+    pixels, so it honours a view's terms and measures each patch's loss.
     """
 
     control: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    learns_from: ClassVar[LearnsFrom] = "pixels"
+    paints: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:

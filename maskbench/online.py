@@ -2,6 +2,7 @@
 
 import torch
 
+from maskbench.collapse import effective_rank
 from maskbench.config import System
 from maskbench.data.splits import Images, Splits, stratified_order
 from maskbench.probe import accuracy, extract
@@ -24,16 +25,16 @@ class OnlineKnn:
         self.asked = _subset(held_out, ASKED)
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
-        """{"online/knn/top1/<pooling>": share} of the encoder as it stands."""
+        """{"online/knn/top1/<pooling>": share, "online/rank/<pooling>": effective dimensions} of the encoder as it
+        stands."""
         known = extract(encoder, self.bank, self.splits, self.system)
         asked = extract(encoder, self.asked, self.splits, self.system)
-        classes = len(self.splits.classes)
-        return {
-            f"online/knn/top1/{pooling}": accuracy(
-                Knn().predict(known[pooling], self.bank.labels, asked[pooling], classes), self.asked.labels
-            )
-            for pooling in sorted(known)
-        }
+        readings = {}
+        for pooling in sorted(known):
+            answers = Knn().predict(known[pooling], self.bank.labels, asked[pooling], len(self.splits.classes))
+            readings[f"online/knn/top1/{pooling}"] = accuracy(answers, self.asked.labels)
+            readings[f"online/rank/{pooling}"] = effective_rank(asked[pooling])
+        return readings
 
 
 def _subset(images: Images, most: int) -> Images:

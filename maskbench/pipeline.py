@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from maskbench import objective as objectives
 from maskbench import probe as probes
 from maskbench import strategy as strategies
+from maskbench.collapse import signs_of_collapse
 from maskbench.config import RunConfig, Spec
+from maskbench.crops import sample
 from maskbench.data import load
 from maskbench.data.splits import Splits
 from maskbench.draws import seed_for
 from maskbench.errors import UsageError
+from maskbench.fit import unfit
 from maskbench.grid import Grid
 from maskbench.measures import about, costs, diagnostics, model_facts
 from maskbench.objective import Head, Objective
 from maskbench.online import OnlineKnn
 from maskbench.pictures import masks_figure, save
-from maskbench.pretrain import Diverged, State, degraded, new_state, pretrain, sample, steps_per_epoch
+from maskbench.pretrain import Diverged, State, context_for, degraded, new_state, pretrain, steps_per_epoch
 from maskbench.probe import Probe, features_of
 from maskbench.record import RunRecord, environment, read_record, write_atomically
 from maskbench.reporter import Reporter
@@ -69,13 +72,9 @@ def plan(config: RunConfig) -> Plan:
     """Resolve names, regime and `auto`. UsageError for a strategy and an objective that do not go together."""
     strategy = strategies.REGISTRY.get(config.strategy.name)()
     objective = objectives.REGISTRY.create(config.objective.name, **config.objective.parameters)
-    if objective.control and strategy.name != "none":
-        raise UsageError(f"objective {objective.name} is a control: it goes with strategy none, not {strategy.name}")
-    if strategy.name == "none" and not objective.control:
-        raise UsageError(
-            f"strategy none leaves {objective.name} nothing to recover; choose a strategy that degrades the image, "
-            f"or a control: --objective random-init or supervised"
-        )
+    reason = unfit(strategy, objective)
+    if reason is not None:
+        raise UsageError(reason)
     if objective.control:
         config = config.model_copy(update={"regime": "paper", "ratio": None})
     if config.regime == "matched":
@@ -114,11 +113,19 @@ def run(config: RunConfig, *, force: bool = False, reporter: Reporter | None = N
 
     watch, online = Stopwatch(device), OnlineKnn(splits, config.system)
     status, error = "complete", None
+    warnings: dict[str, None] = {}
+
+    def look_out(row: dict[str, float]) -> None:
+        for sign in signs_of_collapse(row):
+            if sign not in warnings:
+                reporter.note(f"{planned.run_id}: epoch {row['epoch']}: {sign}")
+            warnings[sign] = None
+
     try:
         if trains:
             pretrain(
                 config, splits, planned.strategy, state, watch,
-                online=lambda: online(state.head.encoder), on_step=reporter.step,
+                online=lambda: online(state.head.encoder), on_step=reporter.step, on_epoch=look_out,
             )  # fmt: skip
     except Diverged as failure:
         status, error = "diverged", str(failure)
@@ -146,6 +153,7 @@ def run(config: RunConfig, *, force: bool = False, reporter: Reporter | None = N
         protocols={probe.name: probe.version for probe in planned.probes},
         diagnostics=diagnostics(config, planned.strategy, splits, state),
         curve=state.curve,
+        warnings=list(warnings),
         chosen={name: value for result in results for name, value in result.chosen.items()},
         environment=environment(config.system.model_dump(mode="json")),
     )
@@ -206,14 +214,20 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
         view = pictured(planned, splits, state)[1]
     except ValueError as error:
         raise UsageError(f"strategy {planned.strategy.name}: {error}") from error
+    reason = unfit(planned.strategy, planned.objective, view)
+    if reason is not None:
+        raise UsageError(reason)
     if view.length == 0:
         raise UsageError(f"{planned.strategy.name} hides all {state.head.encoder.grid.size} patches; lower its ratio")
 
 
+@torch.no_grad()
 def pictured(planned: Plan, splits: Splits, state: State) -> tuple[Tensor, View]:
     """The first PICTURED training images, and the strategy's view of them as at the end of the training."""
-    batch = sample(planned.config, planned.strategy, splits, PICTURED)
-    return batch.images, degraded(planned.config, planned.strategy, state, batch, epoch=0, progress=1.0)
+    config, strategy = planned.config, planned.strategy
+    batch = sample(config, strategy, splits, PICTURED, colours=state.head.recipe.full[0])
+    context = context_for(config, strategy, state, batch, epoch=0, progress=1.0)
+    return batch.images, degraded(strategy, batch, context)
 
 
 def writable(folder: Path) -> Path:

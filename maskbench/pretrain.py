@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from maskbench.config import RunConfig
 from maskbench.context import Context
-from maskbench.data.augment import margin, random_boxes, resample
-from maskbench.data.splits import Images, Splits
+from maskbench.crops import Batch, full_crops, local_crops
+from maskbench.data.splits import Splits
 from maskbench.draws import Draws, keys, seed_for
-from maskbench.objective import Head
+from maskbench.objective import Examples, Head, Outcome
 from maskbench.strategy import Strategy
 from maskbench.system import autocast
 from maskbench.teacher import SIGNALS as TEACHER_SIGNALS
@@ -43,6 +44,7 @@ class State:
     step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # over the epoch under way
+    log_sums: dict[str, Tensor] = field(default_factory=dict)  # likewise
     ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # n, sum, sum of squares
 
     def _parts(self) -> dict[str, Any]:
@@ -52,7 +54,10 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
         state = {name: part.state_dict() for name, part in self._parts().items()}
-        return {**state, **{name: getattr(self, name) for name in ("step", "curve", "loss_sum", "ratio_sums")}}
+        return {
+            **state,
+            **{name: getattr(self, name) for name in ("step", "curve", "loss_sum", "log_sums", "ratio_sums")},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned under the same configuration."""
@@ -60,6 +65,7 @@ class State:
             part.load_state_dict(state[name])
         self.step, self.curve = state["step"], list(state["curve"])
         self.loss_sum, self.ratio_sums = state["loss_sum"].clone(), state["ratio_sums"].clone()
+        self.log_sums = {name: value.clone() for name, value in state["log_sums"].items()}
 
 
 def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> State:
@@ -68,8 +74,8 @@ def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Modu
     groups = weight_decay_groups(trained, config.train.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, fused=True)
     teacher = None
-    if strategy.needs & TEACHER_SIGNALS:
-        teacher = Teacher(head, config.train.teacher_momentum, whole="patch_loss" in strategy.needs)
+    if (strategy.needs & TEACHER_SIGNALS) - head.offers:
+        teacher = Teacher(followed(head, strategy), config.train.teacher_momentum)
     device = head.encoder.mask_token.device
     return State(
         head,
@@ -81,6 +87,11 @@ def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Modu
     )
 
 
+def followed(head: Head, strategy: Strategy) -> nn.Module:
+    """What the strategy's teacher is the moving average of: the encoder, or all that it takes to measure a loss."""
+    return head if "patch_loss" in strategy.needs else head.encoder
+
+
 def pretrain(
     config: RunConfig,
     splits: Splits,
@@ -90,66 +101,113 @@ def pretrain(
     *,
     online: Callable[[], dict[str, float]],
     on_step: Callable[[State, float | None], None],
+    on_epoch: Callable[[dict[str, float]], None],
 ) -> None:
     """Train `state` to the end of the schedule. Diverged where the loss stops being a number.
 
     splits: on the device. online: its readings join the curve every `train.online_every` epochs and at the end.
-    on_step: called after each step, with the loss where it has been looked at.
+    on_step: called after each step, with the loss where it has been looked at. on_epoch: with each row of the curve.
     """
-    train, images = config.train, splits.train
+    train, images, head = config.train, splits.train, state.head
     per_epoch = steps_per_epoch(config, len(images))
     total = train.epochs * per_epoch
     first_timed = state.step + min(WARMUP_STEPS, (total - state.step) // 2)
-    state.head.train()
+    head.train()
     for epoch in range(len(state.curve), train.epochs):  # an epoch is over when its row is on the curve
         order = data_order(config.seed, epoch, images.labels)
         watch.resume()
         for place in range(state.step - epoch * per_epoch, per_epoch):
             if state.step == first_timed:
                 watch.restart()
-            with watch.phase("data"):
-                index = order[place * train.batch_size : (place + 1) * train.batch_size]
-                taken = images.take(index)
-            with watch.phase("augment"):
-                batch = crops(config, strategy, splits, taken, index, epoch)
-            with watch.phase("mask"):
-                view = degraded(config, strategy, state, batch, epoch, state.step / total)
-            with watch.phase("forward"), autocast(config.system):
-                torch.manual_seed(seed_for(config.seed, "dropout", state.step))  # for models that drop anything
-                loss = state.head(view, batch.labels).loss
+            index = order[place * train.batch_size : (place + 1) * train.batch_size]
+            view, outcome = outcome_of(config, splits, strategy, state, index, epoch, state.step / total, watch)
             with watch.phase("backward"):
                 state.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                outcome.loss.backward()
             with watch.phase("optimizer"):
-                for group in state.optimizer.param_groups:
-                    group["lr"] = learning_rate(config, state.step, per_epoch)
-                state.optimizer.step()
+                update(config, state, per_epoch)
+                head.after_step((state.step + 1) / total)
             if state.teacher is not None:
                 with watch.phase("mask"):
-                    state.teacher.update(state.head)
+                    state.teacher.update(followed(head, strategy))
             state.step += 1
             watch.steps += 1
-            seen = _tally(state, view, loss.detach(), look=place % CHECK_EVERY == 0 or place == per_epoch - 1)
-            on_step(state, seen)
+            look = place % CHECK_EVERY == 0 or place == per_epoch - 1
+            on_step(state, _tally(state, view, outcome, look=look))
         watch.pause()
         row = {
             "epoch": epoch + 1,
             "step": state.step,
             "images": state.step * train.batch_size,
             "loss": state.loss_sum.item() / per_epoch,
+            **{name: value.item() / per_epoch for name, value in state.log_sums.items()},
             "lr": learning_rate(config, state.step - 1, per_epoch),
             "cost/train_s": watch.total_s,
         }
         if (epoch + 1) % train.online_every == 0 or epoch + 1 == train.epochs:
             row |= online()
         state.curve.append(row)
+        on_epoch(row)
         state.loss_sum.zero_()
+        state.log_sums.clear()
 
 
-def _tally(state: State, view: View, loss: Tensor, look: bool) -> float | None:
+def outcome_of(
+    config: RunConfig,
+    splits: Splits,
+    strategy: Strategy,
+    state: State,
+    index: Tensor,
+    epoch: int,
+    progress: float,
+    watch: Stopwatch,
+) -> tuple[View, Outcome]:
+    """From the numbers of a batch's images to the loss: crops, views, objective; and the first crop's view."""
+    head = state.head
+    with watch.phase("data"):
+        taken = splits.train.take(index)
+    with watch.phase("augment"):
+        batches = full_crops(config, strategy, splits, head.recipe, taken, index, epoch)
+        local = local_crops(config, splits, head.recipe, taken, index, epoch)
+        clean = tuple(batch.images for batch in batches)
+    with watch.phase("forward"), autocast(config.system):
+        head.prepare(clean)
+    with watch.phase("mask"):
+        contexts = [context_for(config, strategy, state, batch, epoch, progress) for batch in batches]
+        views = tuple(map(partial(degraded, strategy), batches, contexts))
+    with watch.phase("forward"), autocast(config.system):
+        torch.manual_seed(seed_for(config.seed, "dropout", state.step))  # for models that drop anything
+        outcome: Outcome = head(Examples(views, clean, taken.labels, local, progress))
+        extra = [strategy.loss(view, outcome, context) for view, context in zip(views, contexts, strict=True)]
+        loss = torch.stack([outcome.loss, *(more for more in extra if more is not None)]).sum()
+    return views[0], outcome._replace(loss=loss)
+
+
+def update(config: RunConfig, state: State, per_epoch: int) -> None:
+    """The optimizer's step, at this step's learning rate and weight decay."""
+    train = config.train
+    if train.clip_grad is not None:
+        trained = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, train.clip_grad)
+    decayed, kept = state.optimizer.param_groups
+    decayed["lr"] = kept["lr"] = learning_rate(config, state.step, per_epoch)
+    if train.weight_decay_end is not None:
+        share = state.step / max(1, train.epochs * per_epoch - 1)
+        decayed["weight_decay"] = half_cosine(train.weight_decay, train.weight_decay_end, share)
+    state.optimizer.step()
+
+
+def half_cosine(start: float, end: float, share: float) -> float:
+    """From `start` to `end` as `share` goes from 0 to 1, level at both ends."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def _tally(state: State, view: View, outcome: Outcome, look: bool) -> float | None:
     """Add a step to the running sums; the loss as a number where it is looked at, always on CPU."""
-    ratio = realised_ratio(view, state.head.encoder.grid).double()
+    ratio, loss = realised_ratio(view, state.head.encoder.grid).double(), outcome.loss.detach()
     state.loss_sum += loss
+    for name, log in outcome.logs.items():
+        state.log_sums[name] = log + state.log_sums[name] if name in state.log_sums else log
     state.ratio_sums += torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum()])
     if not look and loss.device.type != "cpu":
         return None
@@ -170,41 +228,16 @@ def data_order(seed: int, epoch: int, labels: Tensor) -> Tensor:
     return keys(index, seed, "order", epoch).argsort()
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Random crops: images (B, C, H, W), normalised; source, the wider ones of which they are the centre, if the
-    strategy wants them; labels (B,); index (B,) int64, the sample numbers."""
-
-    images: Tensor
-    source: Tensor | None
-    labels: Tensor
-    index: Tensor
+def degraded(strategy: Strategy, batch: Batch, context: Context) -> View:
+    """What the strategy makes of a batch: complete, and without gradients unless it learns."""
+    with torch.set_grad_enabled(context.module is not None and torch.is_grad_enabled()):
+        return complete(strategy(batch.images, context), batch.images, context.grid, strategy.name)
 
 
-def crops(config: RunConfig, strategy: Strategy, splits: Splits, taken: Images, index: Tensor, epoch: int) -> Batch:
-    """The epoch's crops of the images `taken`, whose numbers are `index`.
-
-    The box drawn for a sample is the same for every strategy; where a wider crop is wanted, the box is the wider one.
-    """
-    size = config.data.img_size
-    draws = Draws(keys(index, config.seed, "augment", epoch))
-    boxes = random_boxes(draws, taken, size, config.data.crop_scale, flip=config.data.flip)
-    if strategy.source_scale <= 1:
-        return Batch(resample(taken, boxes, size, splits.mean, splits.std), None, taken.labels, index)
-    top, left = margin(size, strategy.source_scale)
-    source = resample(taken, boxes, (size[0] + 2 * top, size[1] + 2 * left), splits.mean, splits.std)
-    images = source[:, :, top : top + size[0], left : left + size[1]].contiguous()
-    return Batch(images, source, taken.labels, index)
-
-
-def sample(config: RunConfig, strategy: Strategy, splits: Splits, count: int, epoch: int = 0) -> Batch:
-    """The first `count` training images as `crops` gives them in `epoch`."""
-    index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
-    return crops(config, strategy, splits, splits.train.take(index), index, epoch)
-
-
-def degraded(config: RunConfig, strategy: Strategy, state: State, batch: Batch, epoch: int, progress: float) -> View:
-    """What the strategy makes of a batch. Signals are computed when it asks, so their time is the strategy's."""
+def context_for(
+    config: RunConfig, strategy: Strategy, state: State, batch: Batch, epoch: int, progress: float
+) -> Context:
+    """What the strategy is given. Signals are computed when it asks, so their time is the strategy's."""
     encoder, teacher = state.head.encoder, state.teacher
     images, index = batch.images, batch.index
     signals: dict[str, Tensor | Callable[[], Tensor]] = {}
@@ -219,13 +252,14 @@ def degraded(config: RunConfig, strategy: Strategy, state: State, batch: Batch, 
             signals[name] = compute
 
     offer("embeddings", encoder.patch_embeddings)
+    knowing = state.head if teacher is None else teacher
+    for name in strategy.needs & {"attention", "features"}:
+        offer(name, getattr(knowing, name))
     if teacher is not None:
-        offer("attention", teacher.attention)
-        offer("features", teacher.features)
         offer("patch_loss", lambda images: teacher.patch_loss(images, batch.labels, draws))
     if batch.source is not None:
         signals["source"] = batch.source
-    context = Context(
+    return Context(
         encoder.grid,
         index,
         seed=config.seed,
@@ -234,9 +268,8 @@ def degraded(config: RunConfig, strategy: Strategy, state: State, batch: Batch, 
         progress=progress,
         module=state.module,
         signals=signals,
+        crop=batch.crop,
     )
-    with torch.set_grad_enabled(state.module is not None and torch.is_grad_enabled()):
-        return complete(strategy(images, context), images, encoder.grid, strategy.name)
 
 
 def learning_rate(config: RunConfig, step: int, per_epoch: int) -> float:
@@ -245,8 +278,7 @@ def learning_rate(config: RunConfig, step: int, per_epoch: int) -> float:
     warmup, total = round(train.warmup_epochs * per_epoch), train.epochs * per_epoch
     if step < warmup:
         return config.lr * (step + 1) / warmup
-    share = (step - warmup) / max(1, total - 1 - warmup)
-    return train.min_lr + (config.lr - train.min_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    return half_cosine(config.lr, train.min_lr, (step - warmup) / max(1, total - 1 - warmup))
 
 
 def weight_decay_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ class RunRecord(BaseModel):
     protocols: dict[str, int]
     diagnostics: dict[str, float | list[list[float]]]
     curve: list[dict[str, float]]
+    warnings: list[str] = []
     chosen: dict[str, Any]
     interruptions: int = 0
     environment: dict[str, Any]

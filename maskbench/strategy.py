@@ -24,12 +24,14 @@ from maskbench.component import Component
 from maskbench.context import Context, Scope
 from maskbench.errors import UsageError
 from maskbench.grid import Grid, hide, membership
+from maskbench.outcome import Outcome
 from maskbench.registry import Registry
 from maskbench.view import Term, View
 
 __all__ = [
     "Context",
     "Grid",
+    "Outcome",
     "Positive",
     "Ratio",
     "RatioRange",
@@ -104,6 +106,11 @@ class Strategy(Component, ABC):
     def build(self, sample: Tensor, grid: Grid, dim: int) -> nn.Module | None:
         """Learned or fitted state, given a clean `sample` (B, C, H, W) and the encoder's width; `context.module` then
         holds it. Its parameters join the optimizer. None (the default): the strategy is stateless."""
+        return None
+
+    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
+        """What is added to the total loss, where something is learnt: a scalar from this view, what the objective made
+        of it, and `context.module`. None (the default): nothing."""
         return None
 
 

@@ -1,44 +1,62 @@
-"""An exponential moving average of what is trained, kept only for strategies that ask for its signals."""
+"""An exponential moving average of what is trained: for distillation, and for strategies that ask for its signals."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskbench.draws import Draws
 from maskbench.grid import Grid, hide
-from maskbench.objective import Head
+from maskbench.objective import Examples
 from maskbench.view import View, complete
-from maskbench.vit import Encoder
+from maskbench.vit import Encoded, Encoder
 
 SIGNALS = frozenset({"attention", "features", "patch_loss"})
 
 
 class Teacher(nn.Module):
-    """A copy that follows the student: parameter = momentum * parameter + (1 - momentum) * the student's.
+    """A copy that follows what is trained: parameter = momentum * parameter + (1 - momentum) * the followed one.
 
-    Of the encoder alone, or of the whole head where the loss of patches is asked for.
+    Of an encoder, or of a module whose `encoder` it is; of a whole head where the loss of patches is asked for.
     """
 
-    def __init__(self, head: Head, momentum: float, *, whole: bool) -> None:
+    def __init__(self, followed: nn.Module, momentum: float) -> None:
         super().__init__()
-        self.whole = whole
-        self.copy = copy.deepcopy(self.followed(head)).eval().requires_grad_(False)
+        self.copy = copy.deepcopy(followed).eval().requires_grad_(False)
         self.momentum = momentum
+        self._seen: list[tuple[Tensor, Encoded, Tensor]] = []
 
-    def followed(self, head: Head) -> Head | Encoder:
-        """The part of the student that is copied."""
-        return head if self.whole else head.encoder
+    def train(self, mode: bool = True) -> "Teacher":
+        """Nothing: whatever drops or counts in training must not do so in the copy."""
+        return self
+
+    def _load_from_state_dict(self, *given: Any) -> None:  # also where it is loaded as a part of something
+        self._seen.clear()
+        super()._load_from_state_dict(*given)
 
     @property
     def encoder(self) -> Encoder:
         """The copy's encoder."""
-        return self.copy.encoder if isinstance(self.copy, Head) else self.copy
+        encoder = self.copy if isinstance(self.copy, Encoder) else self.copy.encoder
+        assert isinstance(encoder, Encoder)
+        return encoder
 
     @torch.no_grad()
-    def update(self, head: Head) -> None:
-        """One step towards `head`."""
-        torch._foreach_lerp_(list(self.copy.parameters()), list(self.followed(head).parameters()), 1 - self.momentum)
+    def update(self, followed: nn.Module) -> None:
+        """One step towards `followed`."""
+        torch._foreach_lerp_(list(self.copy.parameters()), list(followed.parameters()), 1 - self.momentum)
+        self._seen.clear()
+
+    @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Encoded, Tensor]:
+        """All tokens of these images and the attention (B, N), computed once until the next update."""
+        for known, encoded, attention in self._seen:
+            if known is images:
+                return encoded, attention
+        encoded, attention = self.encoder.attend(images)
+        self._seen.append((images, encoded, attention))
+        return encoded, attention
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
@@ -65,7 +83,5 @@ class Teacher(nn.Module):
 
     def _hidden_loss(self, images: Tensor, labels: Tensor, hidden: Tensor, length: int) -> Tensor:
         view = complete(View(images, hidden, length=length), images, self.encoder.grid)
-        loss: Tensor | None = self.copy(view, labels).patch_loss
-        if loss is None:
-            raise ValueError("needs the loss of each patch, which this objective does not measure; choose mae")
+        loss: Tensor = self.copy(Examples((view,), (images,), labels)).patch_loss
         return loss

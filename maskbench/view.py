@@ -107,6 +107,8 @@ def realised_ratio(view: View, grid: Grid) -> Tensor:
     """(B,) share of tokens hidden; where nothing is hidden, the share of area that the first term weighs."""
     if view.hidden is not None:
         return view.hidden.float().mean(1)
+    if not view.terms:
+        return torch.zeros(len(view.images), device=view.images.device)
     weight = view.terms[0].weight
     assert weight is not None, "the view is complete"
     return (weight > 0).float().flatten(1).mean(1).expand(len(view.images))

@@ -9,15 +9,18 @@ start as fixed 2-D sine-cosine tables (Chen, Xie, He, arXiv 2104.02057) but stay
 parameters. The last layer norm belongs to the encoder, so probes read normalised tokens.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
 from maskbench.errors import UsageError, unknown
 from maskbench.grid import Grid
+from maskbench.view import View
 
 
 class Encoded(NamedTuple):
@@ -41,12 +44,22 @@ class Encoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.width))  # outside `vit`: not part of the export
 
     def patch_embeddings(self, images: Tensor, replaced: Tensor | None = None) -> Tensor:
-        """(B, N, D) patch embeddings with positions; the mask token stands where `replaced` (B, N) is True."""
-        patches = self.vit.patch_embed(images)
+        """(B, N, D) patch embeddings with positions; the mask token stands where `replaced` (B, N) is True.
+
+        Images of another size than the grid's get positions that timm resizes bicubically, antialiased (DINO does not).
+        """
+        embed, skip = self.vit.patch_embed, 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
+        assert images.shape[2] % self.grid.patch == 0 and images.shape[3] % self.grid.patch == 0, "whole patches"
+        cells = embed.proj(images)
+        patches = embed.norm(cells.flatten(2).transpose(1, 2))
         if replaced is not None:
             patches = torch.where(replaced[..., None], self.mask_token.to(patches.dtype), patches)
-        skip = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
-        return self.vit.pos_drop(patches + self.vit.pos_embed[:, skip:])
+        positions, size = self.vit.pos_embed[:, skip:], tuple(cells.shape[2:])
+        if size != (self.grid.rows, self.grid.cols):
+            positions = resample_abs_pos_embed(
+                positions, list(size), [self.grid.rows, self.grid.cols], num_prefix_tokens=0
+            )
+        return self.vit.pos_drop(patches + positions)
 
     def prefix(self, batch: int) -> Tensor:
         """(B, P, D) class and register tokens, with positions where the model gives them any."""
@@ -64,8 +77,11 @@ class Encoder(nn.Module):
         present: Tensor | None = None,
         replaced: Tensor | None = None,
         length: int | None = None,
+        read: Collection[int] = (),
     ) -> Encoded:
         """Encode the tokens of `present` (B, N) bool, all if None; `replaced` ones as mask tokens.
+
+        read: the blocks, counted from 1, whose outputs are averaged before the last norm; the last one if empty.
 
         length: how many are present in every row. Where it is None the rows vary: they are padded to the longest,
         rounded up to 8, and the padding is masked out of the attention; this costs one host synchronisation.
@@ -84,10 +100,23 @@ class Encoder(nn.Module):
                 bias = self.attention_bias(torch.cat([prefix_valid, valid], 1))
         prefix = self.prefix(len(images))
         tokens = self.vit.norm_pre(torch.cat([prefix.to(patches.dtype), patches], 1))
-        for block in self.vit.blocks:
+        outputs = []
+        for number, block in enumerate(self.vit.blocks, 1):
             tokens = block(tokens, attn_mask=bias)
-        tokens = self.vit.norm(tokens)
+            if number in read:
+                outputs.append(tokens)
+        tokens = self.vit.norm(torch.stack(outputs).mean(0) if outputs else tokens)
         return Encoded(tokens[:, : prefix.shape[1]], tokens[:, prefix.shape[1] :], places, valid)
+
+    def with_mask_tokens(self, view: View, read: Collection[int] = ()) -> Encoded:
+        """The whole sequence, mask tokens where the view hides; patches (B, N, D) are zeros where it throws away, which
+        never enters the sequence. read: as in `forward`."""
+        present = None if view.thrown is None else ~view.thrown
+        encoded: Encoded = self(view.images, present, view.hidden, read=read)
+        if encoded.places is None:
+            return encoded
+        patches = spread(encoded, encoded.patches.new_zeros(1, 1, self.width), self.grid.size)
+        return Encoded(encoded.prefix, patches)
 
     def cls_attention(self, images: Tensor) -> Tensor:
         """(B, N) float32 attention of the last block from the class token to each patch, mean over heads.
@@ -95,9 +124,22 @@ class Encoder(nn.Module):
         From q and k of the block, so it does not matter whether attention is fused. Rows sum to less than 1: what
         the class token gives to itself and to registers is cut away, and the rest is not renormalised.
         """
+        return self._cls_attention(self._before_last(images))
+
+    def attend(self, images: Tensor) -> tuple[Encoded, Tensor]:
+        """All tokens of clean images, and (B, N) as from `cls_attention`, in one pass."""
+        tokens = self._before_last(images)
+        attention = self._cls_attention(tokens)
+        tokens = self.vit.norm(self.vit.blocks[-1](tokens))
+        return Encoded(tokens[:, : self.vit.num_prefix_tokens], tokens[:, self.vit.num_prefix_tokens :]), attention
+
+    def _before_last(self, images: Tensor) -> Tensor:
         tokens = self.vit.norm_pre(torch.cat([self.prefix(len(images)), self.patch_embeddings(images)], 1))
         for block in self.vit.blocks[:-1]:
             tokens = block(tokens)
+        return tokens
+
+    def _cls_attention(self, tokens: Tensor) -> Tensor:
         last = self.vit.blocks[-1]
         attention = last.attn
         batch, count, _ = tokens.shape
@@ -109,8 +151,16 @@ class Encoder(nn.Module):
 
     def pooled(self, images: Tensor) -> dict[str, Tensor]:
         """Features (B, D) float32 of clean images: "cls" where the model has a class token, "mean" over patches."""
-        encoded = self(images)
-        features = {"mean": encoded.patches.float().mean(1)}
+        return self.pool(self(images))
+
+    def pool(self, encoded: Encoded) -> dict[str, Tensor]:
+        """Features (B, D) float32 by name: "mean" over the patches that are there, "cls"."""
+        patches = encoded.patches.float()
+        if encoded.valid is None:
+            features = {"mean": patches.mean(1)}
+        else:
+            valid = encoded.valid[..., None].float()
+            features = {"mean": (patches * valid).sum(1) / valid.sum(1).clamp_min(1)}
         if self.vit.cls_token is not None:
             features["cls"] = encoded.prefix[:, 0].float()
         return features
@@ -122,6 +172,16 @@ class Encoder(nn.Module):
         if self.vit.blocks[0].attn.fused_attn:
             return allowed.expand(-1, -1, allowed.shape[-1], -1)
         return torch.zeros_like(allowed, dtype=torch.float32).masked_fill(~allowed, -torch.inf)
+
+
+def spread(encoded: Encoded, filler: Tensor, size: int) -> Tensor:
+    """(B, size, D): the encoded patches at their places in the grid, `filler` (1, 1, D) everywhere else."""
+    patches, places = encoded.patches, encoded.places
+    assert places is not None, "all tokens are there in order"
+    if encoded.valid is not None:
+        places = torch.where(encoded.valid, places, size)  # padding goes to a place that is cut off
+    tokens = filler.to(patches.dtype).repeat(len(patches), size + 1, 1)
+    return tokens.scatter(1, places[..., None].expand_as(patches), patches)[:, :size]
 
 
 def raster_order(present: Tensor, length: int) -> Tensor:

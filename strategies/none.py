@@ -1,4 +1,4 @@
-"""No degradation: what the controls train on."""
+"""No degradation."""
 
 from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, register
 
@@ -6,7 +6,7 @@ from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, regis
 @register("none")
 @dataclass(frozen=True, kw_only=True)
 class NoMask(Strategy):
-    """The images as they are. The control rows `random-init` and `supervised` use it."""
+    """The images as they are, nothing to recover: for the controls, and for objectives that compare crops."""
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        return View(images)
+        return View(images, terms=())

@@ -28,7 +28,7 @@ def test_presets_are_complete_and_valid(name: str) -> None:
     written = config.model_dump(mode="json")
     for section in ("data", "model", "train"):
         given = set(settings[section])
-        missing = {key for key in written[section] if key not in given} - {"blr", "lr", "data_dir"}
+        missing = {key for key, value in written[section].items() if value is not None and key not in given}
         assert not missing, f"{section} of {name} leaves {missing} to defaults"
 
 

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from maskbench.grid import Grid
-from maskbench.objective import Head
+from maskbench.objective import Examples, Head
 from maskbench.objectives.mae import Mae
 from maskbench.view import View, complete
 from maskbench.vit import build_encoder
 
 GRID = Grid(4, 4, 4)
-LABELS = torch.zeros(3, dtype=torch.long)
 
 
 def head_for(**parameters: int | str) -> Head:
@@ -34,6 +33,10 @@ def mask(*tokens: int) -> Tensor:
     return hidden
 
 
+def given(view: View) -> Examples:
+    return Examples((view,), (view.images,), torch.zeros(len(view.images), dtype=torch.long))
+
+
 def view_hiding(hidden: Tensor, x: Tensor, **given: Tensor | int) -> View:
     return complete(View(x, hidden, **given), images(), GRID)  # type: ignore[arg-type]
 
@@ -43,8 +46,8 @@ def test_hidden_pixels_reach_nothing() -> None:
     head, x = head_for(), images()
     hidden = mask(0, 5, 6, 15)
     changed = torch.where(GRID.pixels(hidden), torch.full_like(x, 100.0), x)
-    base = head(view_hiding(hidden, x, length=12), LABELS)
-    other = head(view_hiding(hidden, changed, length=12), LABELS)
+    base = head(given(view_hiding(hidden, x, length=12)))
+    other = head(given(view_hiding(hidden, changed, length=12)))
     assert torch.equal(base.prediction, other.prediction)
     assert base.loss == other.loss  # the target is the clean image either way
 
@@ -52,7 +55,7 @@ def test_hidden_pixels_reach_nothing() -> None:
 def test_visible_patches_have_no_gradient_in_the_prediction() -> None:
     head = head_for()
     hidden = mask(1, 2, 3)
-    outcome = head(view_hiding(hidden, images(), length=13), LABELS)
+    outcome = head(given(view_hiding(hidden, images(), length=13)))
     (gradient,) = torch.autograd.grad(outcome.loss, outcome.prediction)
     touched = GRID.patchify(gradient).abs().sum(2) > 0
     assert torch.equal(touched, hidden)
@@ -61,8 +64,8 @@ def test_visible_patches_have_no_gradient_in_the_prediction() -> None:
 def test_given_length_and_padding_are_the_same_model() -> None:
     head, hidden = head_for(), mask(0, 1, 2, 3, 4, 5)
     with torch.no_grad():
-        exact = head(view_hiding(hidden, images(), length=10), LABELS)
-        padded = head(view_hiding(hidden, images()), LABELS)
+        exact = head(given(view_hiding(hidden, images(), length=10)))
+        padded = head(given(view_hiding(hidden, images())))
     torch.testing.assert_close(exact.prediction, padded.prediction, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(exact.loss, padded.loss)
 
@@ -72,22 +75,27 @@ def test_rows_with_different_counts_do_not_disturb_each_other() -> None:
     head, x = head_for(), images()
     hidden = mask()
     hidden[0, :14] = hidden[1, :3] = True
-    together = head(view_hiding(hidden, x), LABELS).prediction
+    together = head(given(view_hiding(hidden, x))).prediction
     for row in range(3):
         view = complete(View(x[row : row + 1], hidden[row : row + 1]), x[row : row + 1], GRID)
-        alone = head(view, LABELS[:1]).prediction
+        alone = head(given(view)).prediction
         torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_thrown_tokens_influence_no_other_prediction() -> None:
     head, hidden, thrown = head_for(), mask(0, 1, 2, 3), mask(2, 3)
-    base = head(view_hiding(hidden, images(), thrown=thrown, length=12), LABELS).prediction
-    head.positions[:, 2:4] += 5  # type: ignore[attr-defined]  # what the decoder would see of them
-    moved = head(view_hiding(hidden, images(), thrown=thrown, length=12), LABELS).prediction
+    base = head(given(view_hiding(hidden, images(), thrown=thrown, length=12))).prediction
+    # What the decoder would see of them; no constant, which the first layer norm would take away.
+    head.positions[:, 2:4] += torch.randn(2, 16, generator=torch.Generator().manual_seed(4))  # type: ignore[attr-defined]
+    moved = head(given(view_hiding(hidden, images(), thrown=thrown, length=12))).prediction
     kept = GRID.pixels(~thrown).expand_as(base)
     torch.testing.assert_close(base[kept], moved[kept])
-    assert not torch.allclose(base[~kept], moved[~kept])
+    assert not torch.allclose(base[~kept], moved[~kept], atol=1e-2)
+    nothing_thrown = [head(given(view_hiding(hidden, images(), length=12))).prediction]
+    head.positions[:, 2:4] += torch.randn(2, 16, generator=torch.Generator().manual_seed(5))  # type: ignore[attr-defined]
+    nothing_thrown.append(head(given(view_hiding(hidden, images(), length=12))).prediction)
+    assert not torch.allclose(nothing_thrown[0][kept], nothing_thrown[1][kept], atol=1e-4)
 
 
 @torch.no_grad()
@@ -103,7 +111,7 @@ def test_replaced_tokens_are_encoded_as_mask_tokens() -> None:
 
 def test_every_part_is_trained() -> None:
     head = head_for()
-    head(view_hiding(mask(0, 1), images(), length=14), LABELS).loss.backward()
+    head(given(view_hiding(mask(0, 1), images(), length=14))).loss.backward()
     idle = [name for name, parameter in head.named_parameters() if parameter.grad is None]
     assert idle == ["encoder.mask_token"]  # nothing was replaced
 

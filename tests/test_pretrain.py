@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
+from maskbench.crops import crops
 from maskbench.pipeline import Plan, build, load_splits, plan
 from maskbench.pretrain import (
     Diverged,
     State,
-    crops,
+    context_for,
     data_order,
     degraded,
     learning_rate,
@@ -31,7 +32,7 @@ def ready(config: RunConfig) -> tuple:  # type: ignore[type-arg]
 
 def train(config: RunConfig, planned: Plan, splits, state: State, on_step=lambda *_: None) -> Stopwatch:  # type: ignore[no-untyped-def]
     watch = Stopwatch(torch.device("cpu"))
-    pretrain(config, splits, planned.strategy, state, watch, online=dict, on_step=on_step)
+    pretrain(config, splits, planned.strategy, state, watch, online=dict, on_step=on_step, on_epoch=lambda _: None)
     return watch
 
 
@@ -47,6 +48,23 @@ def test_learning_rate_by_hand(tmp_path: Path) -> None:
         share = (step - 8) / 31
         assert rates[step] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
     assert rates[-1] == pytest.approx(0.1)
+
+
+def test_weight_decay_follows_half_a_cosine_and_gradients_are_clipped(tmp_path: Path) -> None:
+    config = tiny(tmp_path, train__weight_decay=0.04, train__weight_decay_end=0.4, train__clip_grad=0.01)
+    planned, splits, state = ready(config)
+    decays, norms = [], []
+
+    def look(state: State, _: float | None) -> None:
+        decays.append([group["weight_decay"] for group in state.optimizer.param_groups])
+        gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
+
+    train(config, planned, splits, state, look)
+    for step, (decayed, kept) in enumerate(decays):
+        assert decayed == pytest.approx(0.4 - 0.36 * (1 + math.cos(math.pi * step / 7)) / 2)
+        assert kept == 0
+    assert norms == pytest.approx([0.01] * 8, rel=1e-3)  # far below what they are unclipped
 
 
 def test_learning_rate_per_256_images(tmp_path: Path) -> None:
@@ -69,7 +87,7 @@ def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
         index = data_order(0, 1, splits.train.labels)[:64]
         boxes = []
         original = planned.strategy
-        from maskbench import pretrain as module
+        from maskbench import crops as module
 
         def spy(*args, **kwargs):  # type: ignore[no-untyped-def]
             boxes.append(module_random_boxes(*args, **kwargs))  # noqa: B023
@@ -110,7 +128,7 @@ def test_a_mask_in_training_does_not_depend_on_the_batch(tmp_path: Path) -> None
 
     def hidden(index: Tensor) -> Tensor:
         batch = crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 3)
-        view = degraded(planned.config, planned.strategy, state, batch, 3, 0.5)
+        view = degraded(planned.strategy, batch, context_for(planned.config, planned.strategy, state, batch, 3, 0.5))
         assert view.hidden is not None
         return view.hidden
 
@@ -119,12 +137,23 @@ def test_a_mask_in_training_does_not_depend_on_the_batch(tmp_path: Path) -> None
         assert torch.equal(hidden(few), together[few])
 
 
-@pytest.mark.parametrize("strategy", ["random", "attmask-high"])
+IBOT = "ibot:prototypes=32:hidden=32:bottleneck=16:local_crops=1:local_size=0.5"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "objective"),
+    [
+        ("random", "mae"),
+        ("attmask-high", "mae"),
+        ("curriculum", "mae"),
+        ("attmask-high", IBOT),
+        ("none", "barlow:width=32"),
+    ],
+)
 @pytest.mark.parametrize("stop", [3, 4, 6])
-def test_a_restored_state_goes_on_as_if_never_left(tmp_path: Path, strategy: str, stop: int) -> None:
-    config = tiny(
-        tmp_path, strategy, model__kwargs={"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
-    )
+def test_a_restored_state_goes_on_as_if_never_left(tmp_path: Path, strategy: str, objective: str, stop: int) -> None:
+    dropping = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
+    config = tiny(tmp_path, strategy, objective=objective, model__kwargs=dropping)
     planned, splits, state = ready(config)
     train(config, planned, splits, state)
     assert state.step == 8

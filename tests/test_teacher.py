@@ -6,6 +6,7 @@ import torch
 
 from maskbench.draws import Draws, keys
 from maskbench.grid import Grid
+from maskbench.objective import Examples
 from maskbench.objectives.mae import Mae, MaeHead
 from maskbench.teacher import Teacher
 from maskbench.view import View, complete
@@ -25,12 +26,12 @@ def head() -> MaeHead:
 def test_the_copy_is_a_moving_average_of_the_encoder_or_of_the_whole_head() -> None:
     for whole in (False, True):
         student = head()
-        teacher = Teacher(student, 0.9, whole=whole)
+        teacher = Teacher(student if whole else student.encoder, 0.9)
         before = {name: value.clone() for name, value in teacher.copy.named_parameters()}
         with torch.no_grad():
             for value in student.parameters():
                 value.add_(1.0)
-        teacher.update(student)
+        teacher.update(student if whole else student.encoder)
         followed = dict((student if whole else student.encoder).named_parameters())
         assert before.keys() == followed.keys()
         for name, value in teacher.copy.named_parameters():
@@ -40,7 +41,7 @@ def test_the_copy_is_a_moving_average_of_the_encoder_or_of_the_whole_head() -> N
 
 def test_the_loss_of_a_patch_is_measured_while_it_is_hidden() -> None:
     student = head().eval()
-    teacher = Teacher(student, 0.9, whole=True)
+    teacher = Teacher(student, 0.9)
     images, labels = torch.randn(6, 3, 16, 24), torch.zeros(6, dtype=torch.long)
     got = teacher.patch_loss(images, labels, Draws(keys(torch.arange(6), 0, "patch-loss")))
     # Each patch's loss is what the head says under one of two complementary masks of half of the patches.
@@ -50,7 +51,8 @@ def test_the_loss_of_a_patch_is_measured_while_it_is_hidden() -> None:
         hidden[row, draws[row].argsort(descending=True)[:12]] = True
     for mask in (hidden, ~hidden):
         with torch.no_grad():
-            prediction = student(complete(View(images, mask, length=12), images, GRID), labels).prediction
+            view = complete(View(images, mask, length=12), images, GRID)
+            prediction = student(Examples((view,), (images,), labels)).prediction
         for row, patch in mask.nonzero().tolist()[:40]:
             top, left = patch // 6 * 4, patch % 6 * 4
             target = images[row, :, top : top + 4, left : left + 4]
@@ -62,5 +64,5 @@ def test_the_loss_of_a_patch_is_measured_while_it_is_hidden() -> None:
 def test_the_student_does_not_change_with_its_copy() -> None:
     student = head()
     before = copy.deepcopy(student.state_dict())
-    Teacher(student, 0.5, whole=True).update(student)
+    Teacher(student, 0.5).update(student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())

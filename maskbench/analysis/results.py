@@ -86,17 +86,25 @@ def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
         for record in records
     ]
     settings = [_settings(record) for record in records]
-    values: dict[tuple[str, str], dict[str, set[str]]] = {}
+    values: dict[tuple[str, ...], set[str]] = {}
     for name, group, own in zip(names, groups, settings, strict=True):
-        seen = values.setdefault((name, group), {})
         for key, value in own.items():
-            seen.setdefault(key, set()).add(value)
+            values.setdefault((name, group, *_shared(key, own)), set()).add(value)
     labels = []
     for name, group, own in zip(names, groups, settings, strict=True):
-        seen = values[name, group]
-        shown = ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in own if len(seen[key]) > 1)
+        differing = [key for key in own if len(values[name, group, *_shared(key, own)]) > 1]
+        shown = ", ".join(f"{_short(key)}={own[key]}" for key in differing)
         labels.append(f"{name} ({shown})" if shown else name)
     return labels
+
+
+def _shared(key: str, settings: dict[str, str]) -> tuple[str, ...]:
+    """With whom a setting is compared: parameters of an objective only within that objective."""
+    return (key, settings["objective.name"]) if key.startswith("objective.parameters.") else (key,)
+
+
+def _short(key: str) -> str:
+    return "objective" if key == "objective.name" else key.rpartition(".")[2]
 
 
 def _settings(record: RunRecord) -> dict[str, str]:

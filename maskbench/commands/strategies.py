@@ -13,7 +13,9 @@ from maskbench.errors import UsageError, unknown
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="strategies, objectives, probes, datasets or presets.")] = "strategies",
+    kind: Annotated[
+        str, typer.Argument(help="strategies, objectives, probes, datasets, presets or pairs.")
+    ] = "strategies",
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -28,6 +30,8 @@ def list_(
         if kind == "strategies":
             catalogue.with_diagnostics(entries)
         print(json.dumps(entries, indent=1))
+    elif kind == "pairs":
+        print(catalogue.matrix(entries))
     else:
         width = max(len(entry["name"]) for entry in entries)
         for entry in entries:

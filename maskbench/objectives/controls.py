@@ -5,11 +5,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from maskbench.grid import Grid
-from maskbench.objective import Head, Objective, Outcome, register
-from maskbench.view import View
+from maskbench.objective import Examples, Head, Objective, Outcome, register
 from maskbench.vit import Encoder
 
 
@@ -45,7 +44,7 @@ class Untrained(Head):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, view: View, labels: Tensor) -> Outcome:
+    def forward(self, given: Examples) -> Outcome:
         raise AssertionError("random-init is never trained")
 
 
@@ -58,6 +57,6 @@ class Classifier(Head):
         nn.init.zeros_(self.classify.bias)
         nn.init.normal_(self.classify.weight, std=0.01)
 
-    def forward(self, view: View, labels: Tensor) -> Outcome:
-        features = torch.cat(list(self.encoder.pooled(view.images).values()), 1)
-        return Outcome(F.cross_entropy(self.classify(features).float(), labels))
+    def forward(self, given: Examples) -> Outcome:
+        features = torch.cat(list(self.encoder.pooled(given.view.images).values()), 1)
+        return Outcome(F.cross_entropy(self.classify(features).float(), given.labels))

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maskbench.grid import Grid
-from maskbench.objective import Head, Objective, Outcome, register
+from maskbench.objective import Examples, Head, Objective, Outcome, register
 from maskbench.recover import Error, Normalise, recovery_loss
 from maskbench.view import View
-from maskbench.vit import Encoder, sine_cosine, transformer
+from maskbench.vit import Encoder, sine_cosine, spread, transformer
 
 
 @register("mae")
@@ -50,7 +50,8 @@ class MaeHead(Head):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, view: View, labels: Tensor) -> Outcome:
+    def forward(self, given: Examples) -> Outcome:
+        view = given.view
         prediction = self.grid.unpatchify(self.decode(view).float())
         mae = self.mae
         loss, patch_loss = recovery_loss(prediction, view, self.grid, normalise=mae.normalise, error=mae.error)
@@ -61,7 +62,7 @@ class MaeHead(Head):
         encoded = self.encoder(view.images, view.present, view.replaced, view.length)
         patches = self.embed(encoded.patches)
         if encoded.places is not None:
-            patches = self.fill_in(patches, encoded.places, encoded.valid)
+            patches = spread(encoded._replace(patches=patches), self.mask_token, self.grid.size)
         prefix = self.embed(encoded.prefix)
         tokens = torch.cat([prefix, patches + self.positions.to(patches.dtype)], 1)
         bias = None
@@ -71,11 +72,3 @@ class MaeHead(Head):
         for block in self.blocks:
             tokens = block(tokens, attn_mask=bias)
         return self.predict(self.norm(tokens[:, prefix.shape[1] :]))
-
-    def fill_in(self, patches: Tensor, places: Tensor, valid: Tensor | None) -> Tensor:
-        """(B, N, D): the encoded patches (B, K, D) at their `places`, the mask token everywhere else."""
-        batch, count = len(patches), self.grid.size
-        if valid is not None:
-            places = torch.where(valid, places, count)  # padding goes to a place that is cut off
-        tokens = self.mask_token.to(patches.dtype).repeat(batch, count + 1, 1)
-        return tokens.scatter(1, places[..., None].expand_as(patches), patches)[:, :count]

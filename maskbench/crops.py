@@ -1,0 +1,87 @@
+"""The random crops of a step, the same for every strategy: keyed by (seed, epoch, sample, number of the crop)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskbench.config import RunConfig
+from maskbench.data.augment import margin, random_boxes, resample
+from maskbench.data.colour import Colours, recoloured
+from maskbench.data.splits import Images, Splits
+from maskbench.draws import Draws, keys
+from maskbench.objective import Recipe
+from maskbench.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Random crops: images (B, C, H, W), normalised; source, the wider ones of which they are the centre, if the
+    strategy wants them; labels (B,); index (B,) int64, the sample numbers; crop: which of an image's crops it is."""
+
+    images: Tensor
+    source: Tensor | None
+    labels: Tensor
+    index: Tensor
+    crop: int = 0
+
+
+def full_crops(
+    config: RunConfig, strategy: Strategy, splits: Splits, recipe: Recipe, taken: Images, index: Tensor, epoch: int
+) -> list[Batch]:
+    """Every crop of the run's size that the objective wants."""
+    return [
+        crops(config, strategy, splits, taken, index, epoch, crop, colours) for crop, colours in enumerate(recipe.full)
+    ]
+
+
+def local_crops(
+    config: RunConfig, splits: Splits, recipe: Recipe, taken: Images, index: Tensor, epoch: int
+) -> tuple[Tensor, ...]:
+    """The smaller crops (B, C, h, w) that the objective wants, their sides rounded to whole patches."""
+    patch = config.model.patch_size
+    rows, cols = (max(1, round(side * recipe.local_size / patch)) * patch for side in config.data.img_size)
+    made = []
+    for crop in range(recipe.local):
+        draws = Draws(keys(index, config.seed, "augment-local", epoch, crop))
+        boxes = random_boxes(draws, taken, (rows, cols), recipe.local_scale, flip=config.data.flip)
+        images = resample(taken, boxes, (rows, cols), splits.mean, splits.std)
+        if recipe.local_colours is not None:
+            images = recoloured(images, recipe.local_colours, draws, splits.mean, splits.std)
+        made.append(images)
+    return tuple(made)
+
+
+def crops(
+    config: RunConfig,
+    strategy: Strategy,
+    splits: Splits,
+    taken: Images,
+    index: Tensor,
+    epoch: int,
+    crop: int = 0,
+    colours: Colours | None = None,
+) -> Batch:
+    """The epoch's crops, each image's number `crop`, of the images `taken`, whose numbers are `index`.
+
+    The box drawn for a sample is the same for every strategy; where a wider crop is wanted, the box is the wider one.
+    """
+    size = config.data.img_size
+    draws = Draws(keys(index, config.seed, "augment", epoch, *[crop] * (crop > 0)))
+    boxes = random_boxes(draws, taken, size, config.data.crop_scale, flip=config.data.flip)
+    top, left = margin(size, strategy.source_scale) if strategy.source_scale > 1 else (0, 0)
+    source = resample(taken, boxes, (size[0] + 2 * top, size[1] + 2 * left), splits.mean, splits.std)
+    if colours is not None:
+        source = recoloured(source, colours, draws, splits.mean, splits.std, size)
+    if strategy.source_scale <= 1:
+        return Batch(source, None, taken.labels, index, crop)
+    images = source[:, :, top : top + size[0], left : left + size[1]].contiguous()
+    return Batch(images, source, taken.labels, index, crop)
+
+
+def sample(
+    config: RunConfig, strategy: Strategy, splits: Splits, count: int, epoch: int = 0, colours: Colours | None = None
+) -> Batch:
+    """The first `count` training images as `crops` gives them in `epoch`."""
+    index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
+    return crops(config, strategy, splits, splits.train.take(index), index, epoch, colours=colours)

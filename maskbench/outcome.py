@@ -1,0 +1,17 @@
+"""What an objective says of a step."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Outcome(NamedTuple):
+    """loss: scalar to minimise. patch_loss: (B, N) error of each patch, detached, where the objective has one.
+    prediction: (B, C, H, W) recovered image in the normalised target's units, where there is one.
+    logs: scalars by name, detached; their means over an epoch join the curve."""
+
+    loss: Tensor
+    patch_loss: Tensor | None = None
+    prediction: Tensor | None = None
+    logs: Mapping[str, Tensor] = {}
