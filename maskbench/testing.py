@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskbench.context import SIGNALS
 from maskbench.contrived import SQUARE, Batch, batch_for, tensors
@@ -318,10 +318,9 @@ def device(strategy: Strategy) -> None:
     """it stays on the images' device and never waits for it (no .item(), no sizes that depend on values)"""
     for regime in regimes(strategy):
         real = _first_served(regime, 8)
-        with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            for place in ("cpu", "meta"):
-                with FakeCopyMode(fake):
-                    module = None if real.module is None else copy.deepcopy(real.module).to(place)
+        for place in ("cpu", "meta"):
+            module = None if real.module is None else copy.deepcopy(real.module).to(place)
+            with FakeTensorMode(allow_non_fake_inputs=True):
                 given = {name: torch.empty_like(value, device=place) for name, value in real.signals.items()}
                 batch = dataclasses.replace(
                     real, images=torch.empty_like(real.images, device=place), signals=given, module=module,

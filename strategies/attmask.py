@@ -64,8 +64,7 @@ class AttMaskHigh(AttMask):
 @register("attmask-low")
 @dataclass(frozen=True, kw_only=True)
 class AttMaskLow(AttMask):
-    """Hides the patches that the teacher attends to least: the paper's counter-example, close to MST's masks (arXiv
-    2106.05656)."""
+    """Hides the patches that the teacher attends to least: the paper's counter-example, close to what MST hides."""
 
     def __call__(self, images: Tensor, context: Context) -> View:
         count = self.count(context)

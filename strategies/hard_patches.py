@@ -2,29 +2,85 @@
 
 from typing import ClassVar
 
-from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, View, dataclass, hide, register
+import torch.nn.functional as F
+from torch import nn
+
+from maskbench.strategy import Context, Grid, Outcome, Ratio, Share, Strategy, Tensor, View, dataclass, hide, register
 
 
-@register("hard-patches")
 @dataclass(frozen=True, kw_only=True)
-class HardPatches(Strategy):
-    """Hides the patches with the highest loss under the teacher, more of them as training goes on, the rest at random.
+class HardestFirst(Strategy):
+    """What the two have in common.
 
     Wang et al., "Hard Patches Mining for Masked Image Modeling", CVPR 2023, arXiv 2304.05919: of the count, the share
-    `hardest` * progress is the hardest. Deviation: the loss is measured with the teacher, each patch once while hidden
-    among random ones, where the reference predicts it with a head of its own trained to rank.
+    `hardest` * progress, so more of them as training goes on, is the hardest; the rest is drawn at random.
     """
-
-    needs: ClassVar[frozenset[str]] = frozenset({"patch_loss"})
 
     ratio: Ratio = 0.75
     hardest: Share = 0.5
 
-    def __call__(self, images: Tensor, context: Context) -> View:
+    def hiding(self, images: Tensor, context: Context) -> View:
+        """The view that hides the hardest patches and random others."""
         grid = context.grid
         count = grid.count(self.ratio)
         scores = context.uniform(grid.size)
         chosen = int(count * self.hardest * context.progress + 1e-9)
         if chosen:
-            scores = scores + hide(context.patch_loss, chosen)
+            scores = scores + hide(self.hardness(context), chosen)
         return View(images, hide(scores, count), length=grid.size - count)
+
+    def hardness(self, context: Context) -> Tensor:
+        """(B, N), higher is harder."""
+        raise NotImplementedError
+
+
+@register("hard-patches")
+@dataclass(frozen=True, kw_only=True)
+class HardPatches(HardestFirst):
+    """Hides the patches with the highest loss under the teacher.
+
+    Deviation: the loss is measured with the teacher, each patch once while hidden among random ones, where the
+    reference predicts it (`hard-patches-predicted`).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_loss"})
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        return self.hiding(images, context)
+
+    def hardness(self, context: Context) -> Tensor:
+        return context.patch_loss
+
+
+@register("hard-patches-predicted")
+@dataclass(frozen=True, kw_only=True)
+class HardPatchesPredicted(HardestFirst):
+    """Hides the patches whose loss a head on the teacher's tokens predicts to be the highest.
+
+    The head learns to rank: of two patches recovered in the same image, the binary cross-entropy of which one has the
+    higher loss. Deviation: a small head on the teacher's tokens of the whole image, where the reference's is as large
+    as the decoder and has a moving average of its own.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"features"})
+
+    def build(self, sample: Tensor, grid: Grid, dim: int) -> nn.Module | None:
+        return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        return self.hiding(images, context)
+
+    def hardness(self, context: Context) -> Tensor:
+        assert context.module is not None, "made by build"
+        hardness: Tensor = context.module(context.features.float())[..., 0].detach()
+        return hardness
+
+    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
+        if outcome.patch_loss is None or view.recovered is None or context.module is None:
+            raise ValueError(f"{self.name} needs the loss of each patch; choose --objective mae")
+        predicted = context.module(context.features.float())[..., 0].float()
+        pairs = (view.recovered[:, :, None] & view.recovered[:, None]).triu(1)
+        margin = predicted[:, :, None] - predicted[:, None]
+        harder = (outcome.patch_loss[:, :, None] > outcome.patch_loss[:, None]).float()
+        errors = F.binary_cross_entropy_with_logits(margin, harder, reduction="none")
+        return (errors * pairs).sum() / pairs.sum().clamp_min(1)

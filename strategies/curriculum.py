@@ -1,0 +1,91 @@
+"""Masks from a network that first helps the objective and later hinders it (CL-MAE)."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from maskbench.strategy import (
+    Context,
+    Grid,
+    Outcome,
+    Ratio,
+    Strategy,
+    Tensor,
+    View,
+    dataclass,
+    hide,
+    register,
+    scale_gradient,
+)
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+@register("curriculum")
+@dataclass(frozen=True, kw_only=True)
+class Curriculum(Strategy):
+    """Keeps the patches that a small transformer rates highest; it is trained as a partner first, an adversary later.
+
+    Madan, Ristea, Nasrollahi, Moeslund, Ionescu, "CL-MAE: Curriculum-Learned Masked Autoencoders", WACV 2024, arXiv
+    2308.16572: ratings in (0, 1); the network's share of the objective's loss falls linearly from 1 to -1 over the
+    training; `decided` draws ratings to 0 or 1, `balanced` their mean to the share kept, `varied` those of different
+    images apart. Deviations, for which it is experimental: one backward pass, in which the ratings of kept patches get
+    the gradient of their content's size, where the reference alternates with a step on all patches times their rating;
+    the mean is drawn by its squared distance instead of a divergence; 2 blocks of width 64 that rate each patch where
+    it is, instead of 5 whose class token rates all.
+    """
+
+    experimental = True
+
+    ratio: Ratio = 0.75
+    decided: Weight = 1.0
+    balanced: Weight = 1.0
+    varied: Weight = 2.0
+
+    def build(self, sample: Tensor, grid: Grid, dim: int) -> nn.Module | None:
+        return RatingNetwork(grid, sample.shape[1])
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        assert isinstance(context.module, RatingNetwork), "made by build"
+        grid = context.grid
+        rating = context.module(images)
+        count = grid.count(self.ratio)
+        hidden = hide(-rating.detach() + 1e-6 * context.uniform(grid.size), count)
+        gate = scale_gradient(rating / rating.detach(), 1 - 2 * context.progress)  # 1; carries the gradient
+        return View(images * grid.pixels(gate), hidden, length=grid.size - count)
+
+    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
+        assert isinstance(context.module, RatingNetwork), "made by build"
+        rating = context.module.latest
+        undecided = torch.exp(-((rating - rating.detach().round()) ** 2) / (2 * 0.12**2))
+        share = 1 - self.ratio
+        alike = torch.exp(-0.1 * torch.cdist(rating, rating)).sum() - len(rating)  # without each image and itself
+        return (
+            self.decided * (1 - undecided).mean()
+            + self.balanced * (rating.mean() - share) ** 2
+            + self.varied * alike / max(1, len(rating) * (len(rating) - 1))
+        )
+
+
+class RatingNetwork(nn.Module):
+    """(B, C, H, W) to (B, N) in (0, 1), how much each patch should be kept. latest: its last answer, with gradients."""
+
+    latest: Tensor
+
+    def __init__(self, grid: Grid, channels: int, width: int = 64, depth: int = 2) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(channels, width, grid.patch, stride=grid.patch)
+        self.positions = nn.Parameter(torch.empty(grid.size, width).normal_(std=0.02))
+        layers = [
+            nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+            for _ in range(depth)
+        ]
+        self.blocks = nn.Sequential(*layers)
+        self.rate = nn.Linear(width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2) + self.positions
+        self.latest = self.rate(self.blocks(tokens))[..., 0].sigmoid()
+        return self.latest
