@@ -114,7 +114,7 @@ def save(figure: Figure, path: Path) -> None:
     options = {"metadata": {"Software": None}} if kind == "png" else {"pil_kwargs": {"quality": 85}}
     buffer = io.BytesIO()
     with matplotlib.rc_context({"savefig.dpi": "figure"}):
-        figure.savefig(buffer, format=kind, **options)
+        figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.03, **options)
     write_atomically(path, buffer.getvalue())
 
 
