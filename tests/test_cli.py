@@ -1,6 +1,7 @@
 """The command line as users meet it: a process with arguments, output, errors and an exit code."""
 
 import contextlib
+import functools
 import io
 import json
 import signal
@@ -200,7 +201,9 @@ def test_help_is_quick_and_importing_is_light(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "maskbench", "run", "--epochs", "500", "--limit", "500"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    # A job in a script's background starts with Ctrl-C ignored, which its children inherit.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         while "steps of" not in process.stderr.readline():
             pass
