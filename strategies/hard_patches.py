@@ -1,5 +1,6 @@
 """Hiding what is hard to recover, from easy to hard (HPM)."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -19,19 +20,15 @@ class HardestFirst(Strategy):
     ratio: Ratio = 0.75
     hardest: Share = 0.5
 
-    def hiding(self, images: Tensor, context: Context) -> View:
-        """The view that hides the hardest patches and random others."""
+    def hiding(self, images: Tensor, context: Context, hardness: Callable[[], Tensor]) -> View:
+        """The view that hides the hardest patches and random others. hardness: (B, N), asked for only when needed."""
         grid = context.grid
         count = grid.count(self.ratio)
         scores = context.uniform(grid.size)
         chosen = int(count * self.hardest * context.progress + 1e-9)
         if chosen:
-            scores = scores + hide(self.hardness(context), chosen)
+            scores = scores + hide(hardness(), chosen)
         return View(images, hide(scores, count), length=grid.size - count)
-
-    def hardness(self, context: Context) -> Tensor:
-        """(B, N), higher is harder."""
-        raise NotImplementedError
 
 
 @register("hard-patches")
@@ -46,10 +43,7 @@ class HardPatches(HardestFirst):
     needs: ClassVar[frozenset[str]] = frozenset({"patch_loss"})
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        return self.hiding(images, context)
-
-    def hardness(self, context: Context) -> Tensor:
-        return context.patch_loss
+        return self.hiding(images, context, lambda: context.patch_loss)
 
 
 @register("hard-patches-predicted")
@@ -68,17 +62,18 @@ class HardPatchesPredicted(HardestFirst):
         return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        return self.hiding(images, context)
+        return self.hiding(images, context, lambda: self.predicted(context).detach())
 
-    def hardness(self, context: Context) -> Tensor:
+    def predicted(self, context: Context) -> Tensor:
+        """(B, N), higher is harder."""
         assert context.module is not None, "made by build"
-        hardness: Tensor = context.module(context.features.float())[..., 0].detach()
-        return hardness
+        predicted: Tensor = context.module(context.features.float())[..., 0].float()
+        return predicted
 
     def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
-        if outcome.patch_loss is None or view.recovered is None or context.module is None:
+        if outcome.patch_loss is None or view.recovered is None:
             raise ValueError(f"{self.name} needs the loss of each patch; choose --objective mae")
-        predicted = context.module(context.features.float())[..., 0].float()
+        predicted = self.predicted(context)
         pairs = (view.recovered[:, :, None] & view.recovered[:, None]).triu(1)
         margin = predicted[:, :, None] - predicted[:, None]
         harder = (outcome.patch_loss[:, :, None] > outcome.patch_loss[:, None]).float()

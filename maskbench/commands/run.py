@@ -83,11 +83,7 @@ def run(
         "system.precision": precision,
         "system.compile": compile_,
     }
-    settings: dict[str, Any] = {"output": f"results/{preset}", **settings_of.preset(preset)}
-    if config is not None:
-        settings = settings_of.merge(settings, settings_of.read_yaml(config))
-    settings = settings_of.merge(settings, {path: value for path, value in flags.items() if value is not None})
-    settings = settings_of.merge(settings, settings_of.assignments(set_ or []))
+    settings = _laid_over(preset, config, flags, set_ or [])
     chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
     configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds))
     if print_config:
@@ -100,6 +96,17 @@ def run(
 
         fetch(configs[0].data.dataset, configs[0].data.data_dir)
     _run(configs, force, as_json)
+
+
+def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """The preset's settings under those of the file, the flags that are given, and --set, in this order."""
+    from maskbench import config
+
+    settings = {"output": f"results/{preset}", **config.preset(preset)}
+    if file is not None:
+        settings = config.merge(settings, config.read_yaml(file))
+    settings = config.merge(settings, {path: value for path, value in flags.items() if value is not None})
+    return config.merge(settings, config.assignments(assignments))
 
 
 def _run(configs: list[Any], force: bool, as_json: bool) -> None:
