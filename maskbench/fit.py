@@ -24,6 +24,11 @@ def unfit(strategy: Strategy, objective: Objective, view: View | None = None) ->
             f"strategy {strategy.name} needs the loss of each patch, which {objective.name} does not measure; choose "
             f"--objective mae"
         )
+    if view is not None and objective.told_level and view.condition is None:
+        return (
+            f"strategy {strategy.name} has no noise level to tell {objective.name}:conditioned; choose one that has, "
+            f"such as noise, or conditioned=false"
+        )
     if view is None or objective.learns_from != "tokens":
         return None  # what is painted follows the view's terms; what compares crops takes any as a degraded input
     if view.hidden is None:

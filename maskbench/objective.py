@@ -93,6 +93,11 @@ class Objective(Component, ABC):
     learns_from: ClassVar[LearnsFrom] = "pixels"
     paints: ClassVar[bool] = True
 
+    @property
+    def told_level(self) -> bool:
+        """Whether it must be told the noise level of each view."""
+        return False
+
     @abstractmethod
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
         """The module to train, its own weights initialised from torch's current generator."""

@@ -29,6 +29,13 @@ def test_what_names_alone_tell(objective: str, strategy: str, reason: str) -> No
     assert why is not None and reason in why
 
 
+def test_a_conditioned_objective_wants_a_noise_level(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="random has no noise level to tell mae:conditioned; choose one that has"):
+        run(tiny(tmp_path, "random", objective__parameters__conditioned=True))
+    record = run(tiny(tmp_path, "noise", objective__parameters__conditioned=True, probes="knn"))
+    assert record.status == "complete"
+
+
 @pytest.mark.parametrize("objective", ["dino", "barlow"])
 def test_objectives_that_compare_crops_need_no_mask(objective: str) -> None:
     assert unfit(STRATEGIES.create("none"), OBJECTIVES.create(objective)) is None

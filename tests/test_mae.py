@@ -1,6 +1,7 @@
 """Masked autoencoding: who is seen, who is recovered, and what the gradient reaches."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head
-from maskbench.objectives.mae import Mae
+from maskbench.objectives.mae import Mae, waves
 from maskbench.view import View, complete
 from maskbench.vit import build_encoder
 
@@ -126,3 +127,25 @@ def test_decoder_is_thrown_away_from_the_export() -> None:
     head = head_for()
     assert not any("mask_token" in name or "decoder" in name for name in head.encoder.vit.state_dict())
     assert dataclasses.is_dataclass(Mae)
+
+
+def test_waves_of_a_noise_level() -> None:
+    levels = [0.0, 0.3, math.sqrt(2)]
+    found = waves(torch.tensor(levels), 8)
+    for row, level in zip(found.tolist(), levels, strict=True):
+        angles = [1000 * math.log(1 + level) / 10_000 ** (number / 4) for number in range(4)]
+        expected = [wave(angle) for wave in (math.cos, math.sin) for angle in angles]
+        assert row == pytest.approx(expected, abs=2e-4)  # float32 angles up to 900 are known to 6e-5
+
+
+@torch.no_grad()
+def test_only_the_decoder_is_told_the_noise_level_and_only_where_it_asks() -> None:
+    x, levels = images(), torch.tensor([0.0, 0.5, 1.0])
+    for conditioned in (False, True):
+        head = head_for(conditioned=conditioned)
+        quiet, loud = (complete(View(x, condition=level), x, GRID) for level in (levels * 0, levels))
+        told = [head(given(view)).prediction for view in (quiet, loud)]
+        same = [torch.equal(first, second) for first, second in zip(*told, strict=True)]
+        assert same == ([True, False, False] if conditioned else [True] * 3)
+        encoded = [head.encoder(view.images, view.present, view.replaced, view.length) for view in (quiet, loud)]
+        assert torch.equal(encoded[0].patches, encoded[1].patches)

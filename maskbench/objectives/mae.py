@@ -22,6 +22,9 @@ class Mae(Objective):
     He et al., arXiv 2111.06377. Hidden tokens never enter the encoder; a light decoder gets the encoded tokens, class
     token included, and a learnt mask token for each hidden one, all with fixed sine-cosine positions. Thrown tokens
     enter neither. The default decoder is the paper's for 224 px; presets for small images choose a smaller one.
+    `conditioned`: the decoder is told a strategy's noise level, by an embedding of log(1 + level) in waves of geometric
+    frequencies and two linear layers, added to every token; denoising models tell theirs so (DiT's, arXiv 2212.09748,
+    by its norms). The encoder is not told, so that it stays a plain one that needs no level when it is probed.
     """
 
     decoder_width: Annotated[int, Field(ge=4, multiple_of=4)] = 512
@@ -29,6 +32,11 @@ class Mae(Objective):
     decoder_heads: Annotated[int, Field(ge=1)] = 16
     normalise: Normalise = "patch"
     error: Error = "l2"
+    conditioned: bool = False
+
+    @property
+    def told_level(self) -> bool:
+        return self.conditioned
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
         return MaeHead(self, encoder, grid, channels, plain_attention)
@@ -46,7 +54,9 @@ class MaeHead(Head):
         self.blocks = transformer(width, mae.decoder_depth, mae.decoder_heads, plain_attention=plain_attention)
         self.norm = nn.LayerNorm(width)
         self.predict = nn.Linear(width, grid.patch**2 * channels)
-        for linear in (self.embed, self.predict):
+        told = [nn.Linear(width, width), nn.Linear(width, width)] if mae.conditioned else []
+        self.tell = nn.Sequential(told[0], nn.SiLU(), told[1]) if told else None
+        for linear in (self.embed, self.predict, *told):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -65,6 +75,9 @@ class MaeHead(Head):
             patches = spread(encoded._replace(patches=patches), self.mask_token, self.grid.size)
         prefix = self.embed(encoded.prefix)
         tokens = torch.cat([prefix, patches + self.positions.to(patches.dtype)], 1)
+        if self.tell is not None:
+            assert view.condition is not None, "checked by maskbench.fit"
+            tokens = tokens + self.tell(waves(view.condition, tokens.shape[-1]))[:, None]
         bias = None
         if view.thrown is not None:
             kept = torch.cat([view.thrown.new_ones(len(tokens), prefix.shape[1]), ~view.thrown], 1)
@@ -72,3 +85,10 @@ class MaeHead(Head):
         for block in self.blocks:
             tokens = block(tokens, attn_mask=bias)
         return self.predict(self.norm(tokens[:, prefix.shape[1] :]))
+
+
+def waves(level: Tensor, width: int) -> Tensor:
+    """(B, width) float32: cosines, then sines, of 1000 * log(1 + level) at frequencies from 1 down to 1 / 10,000."""
+    frequency = 10_000.0 ** -(torch.arange(width // 2, device=level.device) / (width // 2))
+    angle = 1000 * level.float().log1p()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], 1)

@@ -1,0 +1,88 @@
+"""What dropping hidden tokens saves, and what a step of each objective costs."""
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from maskbench.config import merge, parse, preset
+from maskbench.pipeline import build, load_splits, plan
+from maskbench.pretrain import outcome_of, update
+from maskbench.timing import Stopwatch
+
+BATCH = 128
+ROUNDS = 15
+AT_LEAST = 2.2  # times as fast per image with a quarter of the tokens as with all
+
+
+class Step:
+    """One training step of ViT-T/4 at 32 px, again and again on the same images."""
+
+    def __init__(self, strategy: str, objective: str, folder: Path) -> None:
+        changes = {
+            "strategy": strategy, "objective": objective, "regime": "paper", "ratio": None, "output": str(folder),
+            "data.dataset": "shapes", "data.limit": BATCH, "train.batch_size": BATCH, "train.epochs": 1_000,
+            "model.kwargs": {},
+        }  # fmt: skip
+        planned, self.splits = load_splits(plan(parse(merge(preset("cifar10-cpu"), changes))))
+        self.config, self.strategy = planned.config, planned.strategy
+        self.state = build(planned, self.splits)
+        self.index = torch.arange(BATCH, device=self.splits.train.labels.device)
+        self.watch = Stopwatch(self.index.device)
+        self.state.head.train()
+
+    def __call__(self) -> None:
+        _, outcome = outcome_of(
+            self.config, self.splits, self.strategy, self.state, self.index, 0, 0.5, self.watch
+        )  # fmt: skip
+        self.state.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        update(self.config, self.state, 1)
+        self.state.head.after_step(0.5)
+        self.state.step += 1
+        if self.index.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+DECODER = "decoder_width=96:decoder_depth=2:decoder_heads=3"
+
+
+def test_mae_is_faster_than_with_all_tokens(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """`noise` in pixels shows all 64 tokens, so encoder and decoder are the same and only the dropping differs."""
+    dropped = Step("random:ratio=0.75", f"mae:{DECODER}", tmp_path)
+    whole = Step("noise:space=pixel", f"mae:{DECODER}", tmp_path)
+    for step in (dropped, whole) * 3:
+        step()
+    ratios = []
+
+    def once(step: Step) -> float:
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    for _ in range(ROUNDS):
+        ratios.append(once(whole) / once(dropped))
+    benchmark.extra_info["times as fast"] = [round(ratio, 2) for ratio in sorted(ratios)]
+    benchmark.pedantic(dropped, rounds=5)
+    print(f"times as fast as with all tokens: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to", end=" ")
+    print(f"{max(ratios):.2f}")
+    assert statistics.median(ratios) >= AT_LEAST
+
+
+@pytest.mark.parametrize(
+    ("objective", "strategy"),
+    [
+        (f"mae:{DECODER}", "random"),
+        ("simmim", "random-coarse"),
+        ("gmml", "gmml"),
+        ("dino:prototypes=1024", "attmask-high"),
+        ("ibot:prototypes=1024", "attmask-high"),
+        ("barlow:width=512", "none"),
+    ],
+)
+def test_steps(benchmark: BenchmarkFixture, objective: str, strategy: str, tmp_path: Path) -> None:
+    benchmark.group = f"a step of {BATCH} images, ViT-T/4 at 32 px"
+    benchmark.pedantic(Step(strategy, objective, tmp_path), rounds=5, warmup_rounds=2)
