@@ -9,7 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.config import merge, parse, preset
-from maskbench.pipeline import build, load_splits, plan
+from maskbench.plan import build, load_splits, plan
 from maskbench.pretrain import outcome_of, update
 from maskbench.timing import Stopwatch
 

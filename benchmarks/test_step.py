@@ -6,7 +6,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.config import merge, parse, preset
-from maskbench.pipeline import build, load_splits, plan
+from maskbench.plan import build, load_splits, plan
 from maskbench.pretrain import pretrain
 from maskbench.timing import Stopwatch
 

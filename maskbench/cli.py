@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import results, run, strategies
-from maskbench.errors import UsageError
+from maskbench.commands import rerun, results, run, strategies
+from maskbench.errors import Failure, UsageError
+from maskbench.interrupt import Interrupted
 
 app = typer.Typer(
     name="maskbench",
@@ -36,6 +37,10 @@ def main() -> None:
     except usage_error as error:
         message = error.format_message()
         code = 2 if "no_args" in type(error).__name__.lower() or not message else _say(message, 2)
+    except Failure as error:
+        code = _say(str(error), 1)
+    except Interrupted as interruption:
+        sys.exit(_say(str(interruption), 128 + interruption.signal))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # which is also what some versions of typer return for Ctrl-C
@@ -57,6 +62,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
+    "rerun": rerun.rerun,
     "table": results.table,
     "plot": results.plot,
     "list": strategies.list_,

@@ -119,6 +119,7 @@ class System(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "plain", "fused"] = "auto"
     compile: bool | Auto = "auto"
+    deterministic: Literal[True] | None = None  # only algorithms that repeat to the last digit
 
 
 class RunConfig(Section):

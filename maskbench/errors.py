@@ -10,6 +10,11 @@ class UsageError(ValueError):
     """A mistake in what was asked for. The message is one line and holds the remedy; the CLI exits with 2."""
 
 
+class Failure(RuntimeError):
+    """Work that had to stop for a reason outside what was asked for: a full disk, no memory, a broken plugin. The
+    message is one line and holds the remedy; the CLI exits with 1."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not among `known`: the nearest ones, then all if they are few."""
     known = sorted(known)

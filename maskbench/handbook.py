@@ -9,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from maskbench import catalogue
-from maskbench.record import write_atomically
+from maskbench.storage import write_atomically
 
 TIMINGS = Path("results/bench/strategies.json")
 PAGE = Path("docs/strategies.md")

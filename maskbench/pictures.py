@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskbench.errors import UsageError
 from maskbench.grid import Grid
-from maskbench.record import write_atomically
+from maskbench.storage import write_atomically
 from maskbench.view import Term, View
 
 HIDDEN, REPLACED, THROWN = 0.82, 0.55, 0.15  # greys of what the encoder does not see
@@ -115,6 +115,7 @@ def save(figure: Figure, path: Path) -> None:
     buffer = io.BytesIO()
     with matplotlib.rc_context({"savefig.dpi": "figure"}):
         figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.03, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
 
 

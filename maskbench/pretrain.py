@@ -64,8 +64,9 @@ class State:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step, self.curve = state["step"], list(state["curve"])
-        self.loss_sum, self.ratio_sums = state["loss_sum"].clone(), state["ratio_sums"].clone()
-        self.log_sums = {name: value.clone() for name, value in state["log_sums"].items()}
+        device = self.loss_sum.device
+        self.loss_sum, self.ratio_sums = (state[name].clone().to(device) for name in ("loss_sum", "ratio_sums"))
+        self.log_sums = {name: value.clone().to(device) for name, value in state["log_sums"].items()}
 
 
 def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> State:

@@ -4,13 +4,14 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maskbench.storage import write_atomically
 
 SCHEMA_VERSION = 1
 PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
@@ -73,21 +74,6 @@ def record_paths(folder: Path) -> Iterator[Path]:
     if (folder / "record.json").exists():
         yield folder / "record.json"
     yield from sorted((folder / "runs").glob("*/record.json"))
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside `path`, then rename, so that no half-written file is ever seen."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def environment(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 if TYPE_CHECKING:
     from maskbench.data.splits import Splits
-    from maskbench.pipeline import Plan
+    from maskbench.plan import Plan
     from maskbench.pretrain import State
     from maskbench.record import RunRecord
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from maskbench.errors import UsageError
-from maskbench.record import write_atomically
+from maskbench.storage import write_atomically
 from maskbench.strategy import REGISTRY
 
 
@@ -23,6 +23,7 @@ def scaffold(name: str, folder: Path) -> tuple[Path, Path]:
     for path in paths:
         if path.exists():
             raise UsageError(f"{path} exists; remove it or choose another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
     for path, template in zip(paths, ("strategy.txt", "test.txt"), strict=True):
         text = resources.files("maskbench.templates").joinpath(template).read_text()
         write_atomically(path, Template(text).substitute(words))

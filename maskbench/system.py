@@ -45,6 +45,18 @@ def resolve(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"system": System(**chosen)})
 
 
+def settle(system: System) -> None:
+    """Make torch repeat itself to the last digit where the system asks for it, before anything runs on a GPU.
+
+    On CPU it does so anyway, for a given number of threads. Operations that have no such algorithm raise, naming
+    themselves.
+    """
+    if system.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(bool(system.deterministic))
+    torch.backends.cudnn.benchmark = False
+
+
 def autocast(system: System) -> AbstractContextManager[Any]:
     """The precision of a resolved system: bf16 matrix products with fp32 weights, or fp32 throughout."""
     if system.precision == "fp32":

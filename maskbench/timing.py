@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ class Stopwatch:
         self.total_s = 0.0
         self.phases_s: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._before: dict[str, Any] | None = None
         self._since: float | None = None
 
     @contextmanager
@@ -53,11 +55,25 @@ class Stopwatch:
         self._events.clear()
 
     def restart(self) -> None:
-        """Forget what was measured, while running: it was warm-up."""
+        """Forget what was measured since the start or `load_state_dict`, while running: it was warm-up."""
         self.pause()
-        self.steps, self.total_s = 0, 0.0
-        self.phases_s.clear()
+        self._return()
         self.resume()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far; the watch is paused."""
+        assert self._since is None, "paused"
+        return {"steps": self.steps, "total_s": self.total_s, "phases_s": dict(self.phases_s)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what another watch measured."""
+        self._before = state
+        self._return()
+
+    def _return(self) -> None:
+        before = self._before or {"steps": 0, "total_s": 0.0, "phases_s": {}}
+        self.steps, self.total_s = before["steps"], before["total_s"]
+        self.phases_s = defaultdict(float, before["phases_s"])
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":

@@ -1,10 +1,8 @@
 """The command line as users meet it: a process with arguments, output, errors and an exit code."""
 
 import contextlib
-import functools
 import io
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -197,18 +195,3 @@ def test_help_is_quick_and_importing_is_light(tmp_path: Path) -> None:
     assert min(times) < 0.5
     code = "import maskbench, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
-
-
-def test_ctrl_c_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "maskbench", "run", "--epochs", "500", "--limit", "500"]
-    # A job in a script's background starts with Ctrl-C ignored, which its children inherit.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
-        assert process.stderr is not None
-        while "steps of" not in process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(60) == 130
-    assert rest.strip().splitlines()[-1] == "maskbench: interrupted"
-    assert "Traceback" not in rest

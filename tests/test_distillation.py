@@ -18,7 +18,7 @@ from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.objective import REGISTRY, Examples
 from maskbench.objectives.distillation import DistillationHead, Projector
-from maskbench.pipeline import build, load_splits, plan
+from maskbench.plan import build, load_splits, plan
 from maskbench.pretrain import context_for, degraded, new_state, weight_decay_groups
 from maskbench.view import View, complete
 from maskbench.vit import Encoder, build_encoder

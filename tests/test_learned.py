@@ -12,7 +12,7 @@ from maskbench.grid import Grid
 from maskbench.objective import Examples, Head
 from maskbench.objectives.mae import Mae
 from maskbench.outcome import Outcome
-from maskbench.pipeline import build, load_splits, plan
+from maskbench.plan import build, load_splits, plan
 from maskbench.pretrain import pretrain
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.timing import Stopwatch

@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 import maskbench
 from maskbench.config import merge, parse, preset
 from maskbench.errors import UsageError
-from maskbench.pipeline import plan, run, run_all
+from maskbench.pipeline import run, run_all
+from maskbench.plan import plan
 from maskbench.record import RunRecord, read_record
 from maskbench.strategy import REGISTRY
 from tests.tiny import TINY, tiny

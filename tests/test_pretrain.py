@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskbench.config import RunConfig
 from maskbench.crops import crops
-from maskbench.pipeline import Plan, build, load_splits, plan
+from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import (
     Diverged,
     State,

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from maskbench.analysis.results import CONTROLS
-from maskbench.record import RunRecord, write_atomically
+from maskbench.record import RunRecord
+from maskbench.storage import write_atomically
 
 # Okabe and Ito's palette: told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99")
@@ -130,6 +131,7 @@ def _finish(figure: Figure, axes: Axes) -> Figure:
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         buffer = io.BytesIO()

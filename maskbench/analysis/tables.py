@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from maskbench.record import write_atomically
+from maskbench.storage import write_atomically
 
 SMOKE_TEST = "Generated data: a smoke test of the pipeline, not evidence about strategies."
 
@@ -145,6 +145,7 @@ def write_tables(results: pd.DataFrame, folder: Path) -> dict[str, str]:
     """Every format to `folder`/comparison.<format>; the texts by format."""
     sections = comparison(results)
     texts = {name: render(sections) for name, render in FORMATS.items()}
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomically(folder / f"comparison.{name}", text)
     return texts

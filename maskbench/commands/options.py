@@ -1,13 +1,19 @@
 """Options and errors that commands share."""
 
-from collections.abc import Callable
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, TypeVar
 
 import typer
 
 from maskbench.errors import UsageError
+from maskbench.interrupt import Interrupted
 
 T = TypeVar("T")
 
@@ -35,3 +41,22 @@ def writing(folder: Path, write: Callable[[], T]) -> T:
         return write()
     except OSError as error:
         raise UsageError(f"cannot write under {folder}: {error.strerror}; free space or change permissions") from None
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM leave with the command that goes on; outside a training step, where there is nothing to save,
+    at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted("stopped", number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as interruption:
+        again = shlex.join(["maskbench", *(word for word in sys.argv[1:] if word != "--force")])
+        number = getattr(interruption, "signal", signal.SIGINT)
+        raise Interrupted(f"{str(interruption) or 'stopped'}; to go on: {again}", number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

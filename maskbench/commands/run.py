@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskbench.commands.options import Plugins, Regime, load_plugins
+from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
 from maskbench.commands.results import figures_of, tables_of
 
 
@@ -52,7 +52,11 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[Precision | None, typer.Option()] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
+    ] = False,
+    checkpoint_every: Annotated[float, typer.Option(min=0, metavar="SECONDS")] = 300,
+    force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done, from the start.")] = False,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
 ) -> None:
@@ -82,6 +86,7 @@ def run(
         "system.device": device,
         "system.precision": precision,
         "system.compile": compile_,
+        "system.deterministic": deterministic or None,
     }
     settings = _laid_over(preset, config, flags, set_ or [])
     chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
@@ -95,7 +100,7 @@ def run(
         from maskbench.data.downloads import fetch
 
         fetch(configs[0].data.dataset, configs[0].data.data_dir)
-    _run(configs, force, as_json)
+    _run(configs, force, checkpoint_every, as_json)
 
 
 def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -109,12 +114,13 @@ def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignment
     return config.merge(settings, config.assignments(assignments))
 
 
-def _run(configs: list[Any], force: bool, as_json: bool) -> None:
+def _run(configs: list[Any], force: bool, checkpoint_every: float, as_json: bool) -> None:
     from maskbench.pipeline import run_all
     from maskbench.reporter import Terminal
 
     reporter = Terminal()
-    records = run_all(configs, force=force, reporter=reporter)
+    with resumable():
+        records = run_all(configs, force=force, reporter=reporter, checkpoint_every=checkpoint_every)
     output = Path(configs[0].output)
     tables = tables_of(output)
     figures = figures_of(output)

@@ -1,0 +1,202 @@
+"""One process's go at a run: from the start or the last checkpoint to the record."""
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from filelock import SoftFileLease
+
+from maskbench import strategy as strategies
+from maskbench.checkpoint import Checkpoints
+from maskbench.collapse import signs_of_collapse
+from maskbench.data.splits import Splits
+from maskbench.errors import Failure, UsageError
+from maskbench.folder import write_config, write_curve, write_files
+from maskbench.interrupt import Interrupted, stoppable
+from maskbench.measures import about, costs, diagnostics, model_facts
+from maskbench.online import OnlineKnn
+from maskbench.plan import Plan
+from maskbench.pretrain import Diverged, State, pretrain, steps_per_epoch
+from maskbench.probe import ProbeResult, features_of
+from maskbench.progress import Progress, out_of_memory
+from maskbench.record import RunRecord
+from maskbench.reporter import Reporter
+from maskbench.storage import trouble, write_atomically
+
+
+class TakenOver(Failure):
+    """Another process holds the run now."""
+
+
+class Failed(Failure):
+    """A run that could not be finished, and what is recorded of it."""
+
+    def __init__(self, message: str, record: RunRecord) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+@dataclass
+class Attempt:
+    """Everything that this process needs to carry out a run. checkpoint_every: seconds."""
+
+    planned: Plan
+    splits: Splits
+    progress: Progress
+    checkpoints: Checkpoints
+    lease: SoftFileLease
+    reporter: Reporter
+    checkpoint_every: float
+
+    def __call__(self) -> RunRecord:
+        """The record, written. UsageError for a checkpoint that is not this run's; Failed, which is recorded too."""
+        record = None
+        try:
+            if self.progress.resume(self.checkpoints, self.reporter.note):
+                self.reporter.note(f"{self.planned.run_id} goes on from step {self.progress.state.step}")
+            record = self.carried_out()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise self.failed(error) from error
+        finally:
+            self.reporter.end(record)
+        return record
+
+    def carried_out(self) -> RunRecord:
+        """Train, probe, write every file, the record last."""
+        planned, state, folder = self.planned, self.progress.state, self.planned.folder
+        (folder / "record.json").unlink(missing_ok=True)
+        write_config(planned)
+        error = None
+        results: list[ProbeResult] = []
+        try:
+            self.train()
+        except Diverged as failure:
+            error = f"{failure}; {self.last_good()}"
+        if error is None:
+            self.reporter.probing()
+            features = features_of(state.head.encoder, self.splits, planned.config.system)
+            results = [probe(features) for probe in planned.probes]
+        write_files(planned, self.splits, state, results)
+        if self.lease.compromise is not None:
+            raise TakenOver("was silent for so long that another process took it over")
+        record = self.record("complete" if error is None else "diverged", error, results)
+        record.write(folder / "record.json")
+        if error is None:
+            self.checkpoints.remove()
+        return record
+
+    def train(self) -> None:
+        """Pre-train to the end, saving every `checkpoint_every` seconds, when asked to stop, and at the end."""
+        planned, splits, state = self.planned, self.splits, self.progress.state
+        config = planned.config
+        if not planned.objective.trains:
+            self.reporter.begin(planned, splits, 0)
+            return
+        total = config.train.epochs * steps_per_epoch(config, len(splits.train))
+        saved = time.monotonic()
+
+        def on_step(state: State, loss: float | None) -> None:
+            nonlocal saved
+            self.reporter.step(state, loss)
+            if self.lease.compromise is not None:
+                raise TakenOver("was silent for so long that another process took it over")
+            signal = asked_to_stop()
+            if signal is None and time.monotonic() - saved < self.checkpoint_every:
+                return
+            self.progress.watch.pause()
+            self.progress.save(self.checkpoints)
+            self.progress.watch.resume()
+            saved = time.monotonic()
+            if signal is not None:
+                raise Interrupted(f"{planned.run_id} is saved at step {state.step} of {total}", signal)
+
+        with stoppable() as asked_to_stop:
+            self.reporter.begin(planned, splits, total)
+            online = OnlineKnn(splits, config.system)
+            pretrain(
+                config, splits, planned.strategy, state, self.progress.watch,
+                online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
+            )  # fmt: skip
+            self.progress.save(self.checkpoints)
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """The curve so far, and signs of collapse as they appear."""
+        write_curve(self.planned.folder, self.progress.state)
+        for sign in signs_of_collapse(row):
+            if sign not in self.progress.warnings:
+                self.reporter.note(f"{self.planned.run_id}: epoch {row['epoch']}: {sign}")
+            self.progress.warnings[sign] = None
+
+    def last_good(self) -> str:
+        """Where a diverged run can be looked at as it was before."""
+        content = self.checkpoints.load(self.reporter.note)
+        if content is None:
+            return "there is no checkpoint before it"
+        return f"the last good checkpoint, {self.checkpoints.newest.name}, is of step {content['state']['step']}"
+
+    def failed(self, error: Exception) -> Failed:
+        """The error as one line, with the remedy; recorded where that can be written and the run is still ours."""
+        folder, config, step = self.planned.folder, self.planned.config, self.progress.state.step
+        if isinstance(error, OSError):
+            reason = f"{trouble(error)}; then the same command goes on"
+        elif out_of_memory(error):
+            reason = (
+                f"out of memory at step {step} in batches of {config.train.batch_size}; try --batch-size "
+                f"{config.train.batch_size // 2}, --precision bf16 or a smaller --model"
+            )
+        elif isinstance(error, Failure):
+            reason = str(error)
+        else:
+            reason = f"{type(error).__name__} at step {step}: {error}"
+            with suppress(OSError):
+                write_atomically(folder / "traceback.txt", "".join(traceback.format_exception(error)))
+                reason += f" ({folder / 'traceback.txt'} says where)"
+        record = self.record("failed", reason, [])
+        if not isinstance(error, TakenOver):
+            with suppress(OSError):
+                record.write(folder / "record.json")
+        return Failed(f"{self.planned.run_id} failed: {reason}", record)
+
+    def record(
+        self, status: Literal["complete", "diverged", "failed"], error: str | None, results: list[ProbeResult]
+    ) -> RunRecord:
+        """The record of the run as it stands."""
+        planned, splits, progress = self.planned, self.splits, self.progress
+        config, strategy, state = planned.config, planned.strategy, progress.state
+        memory = progress.peak_memory_mib
+        metrics = {name: value for result in results for name, value in result.metrics.items()}
+        measured = {}
+        if status != "failed":
+            metrics |= costs(config, strategy, splits, state, progress.watch)
+            measured = diagnostics(config, strategy, splits, state)
+        if planned.objective.trains:
+            metrics["cost/checkpoint_s"] = progress.checkpoint_s
+        return RunRecord(
+            run_id=planned.run_id,
+            status=status,
+            error=error,
+            config=config.model_dump(mode="json"),
+            strategy={**about(strategy), "distribution": strategies.REGISTRY.origin(strategy.name)},
+            objective=about(planned.objective),
+            dataset={
+                "name": splits.name,
+                "fingerprint": splits.fingerprint,
+                "sizes": splits.sizes,
+                "mean": splits.mean.tolist(),
+                "std": splits.std.tolist(),
+            },
+            model=model_facts(config, state.head),
+            seed=config.seed,
+            metrics=metrics | {"cost/peak_memory_mib": memory, "cost/wall_s": progress.wall_s},
+            protocols={probe.name: probe.version for probe in planned.probes},
+            diagnostics=measured,
+            curve=state.curve,
+            warnings=list(progress.warnings),
+            chosen={name: value for result in results for name, value in result.chosen.items()},
+            interruptions=progress.interruptions,
+            environment=progress.environment,
+        )

@@ -1,0 +1,82 @@
+"""The files of a run, each whole or not there, the record last: a folder without one is of a run that is not done."""
+
+import io
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors.torch import save as as_safetensors
+
+from maskbench.checkpoint import Checkpoints
+from maskbench.data.splits import Splits
+from maskbench.errors import UsageError
+from maskbench.measures import model_facts
+from maskbench.pictures import masks_figure, save
+from maskbench.plan import Plan, pictured
+from maskbench.pretrain import State
+from maskbench.probe import ProbeResult
+from maskbench.record import RunRecord, Unreadable, read_record
+from maskbench.storage import write_atomically
+
+
+def writable(folder: Path) -> None:
+    """Make `folder` if need be; UsageError where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".writable", "")
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder} ({error.strerror}); choose another --output") from None
+
+
+def finished(folder: Path) -> RunRecord | None:
+    """The record of a run that came to its end, complete or diverged; None where there is none or it failed.
+    UsageError for one that cannot be read, which is better looked at than overwritten."""
+    path = folder / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record = read_record(path)
+    except Unreadable as error:
+        raise UsageError(f"{error}; move it away, or repeat the run with --force") from None
+    if record.status == "failed":
+        return None
+    if record.status == "complete":
+        with suppress(OSError):
+            Checkpoints(folder).remove()  # of a process that was killed between the record and their removal
+    return record
+
+
+def write_config(planned: Plan) -> None:
+    """config.yaml, with which the run can be repeated."""
+    text = yaml.safe_dump(planned.config.model_dump(mode="json"), sort_keys=False)
+    write_atomically(planned.folder / "config.yaml", text)
+
+
+def write_files(planned: Plan, splits: Splits, state: State, results: list[ProbeResult]) -> None:
+    """What a finished training leaves beside the record: curve, test predictions, encoder, picture of the masks."""
+    folder = planned.folder
+    write_curve(folder, state)
+    smallest = np.min_scalar_type(len(splits.classes) - 1)
+    predictions = {name: value for result in results for name, value in result.predictions.items()}
+    compact = {name: value.cpu().numpy().astype(smallest) for name, value in predictions.items()}
+    labels = splits.test.labels.cpu().numpy().astype(smallest)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, labels=labels, **compact)
+    write_atomically(folder / "predictions.npz", buffer.getvalue())
+    weights = {name: value.cpu().contiguous() for name, value in state.head.encoder.vit.state_dict().items()}
+    about_model = json.dumps(model_facts(planned.config, state.head))
+    encoder = as_safetensors(weights, {"model": about_model, "run_id": planned.run_id})
+    write_atomically(folder / "encoder.safetensors", encoder)
+    clean, view = pictured(planned, splits, state)
+    figure = masks_figure({planned.label: view}, clean, state.head.encoder.grid, splits.mean, splits.std)
+    save(figure, folder / "masks.png")
+
+
+def write_curve(folder: Path, state: State) -> None:
+    """metrics.csv, a row an epoch, as far as the training has come."""
+    if state.curve:
+        write_atomically(folder / "metrics.csv", pd.DataFrame(state.curve).to_csv(index=False, lineterminator="\n"))

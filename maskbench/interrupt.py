@@ -1,0 +1,51 @@
+"""Ctrl-C and SIGTERM, as a wish that a run fulfils at its next step."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """A run was asked to stop, and did; what it had is saved. signal: the number of the signal that asked.
+
+    No KeyboardInterrupt, which command-line libraries turn into an error of their own.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], int | None]]:
+    """Within the block, the first signal does no more than that the yielded function returns its number.
+
+    The second acts as it would outside: it stops the process at once. Signals that were ignored stay ignored. Outside
+    the main thread, which alone receives signals, nothing changes.
+    """
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+
+    def restore() -> None:
+        for number in ours:
+            signal.signal(number, before[number])
+
+    def hear(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        restore()
+        os.write(2, b"\nmaskbench: saving after this step; once more stops at once\n")
+
+    if threading.current_thread() is not threading.main_thread():
+        ours = set()
+    for number in ours:
+        signal.signal(number, hear)
+    try:
+        yield lambda: asked[0] if asked else None
+    finally:
+        restore()

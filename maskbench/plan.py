@@ -1,0 +1,135 @@
+"""What a run is going to be: everything resolved, built and tried before anything is written."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from maskbench import objective as objectives
+from maskbench import probe as probes
+from maskbench import strategy as strategies
+from maskbench.config import RunConfig, Spec
+from maskbench.crops import sample
+from maskbench.data import load
+from maskbench.data.splits import Splits
+from maskbench.draws import seed_for
+from maskbench.errors import UsageError
+from maskbench.fit import unfit
+from maskbench.grid import Grid
+from maskbench.objective import Objective
+from maskbench.pretrain import State, context_for, degraded, new_state
+from maskbench.probe import Probe
+from maskbench.strategy import Strategy
+from maskbench.system import resolve
+from maskbench.view import View
+from maskbench.vit import build_encoder
+
+PICTURED = 8  # images in masks.png
+FITTED_ON = 256  # images that a strategy which fits something to the data gets
+RATIO = 0.75  # of the matched regime, unless another is given
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can be done: its configuration without any `auto` or default left open, and its components."""
+
+    config: RunConfig
+    strategy: Strategy
+    objective: Objective
+    probes: tuple[Probe, ...]
+
+    @property
+    def run_id(self) -> str:
+        """<strategy>-<hash8>-s<seed>."""
+        return f"{self.strategy.name}-{self.config.identity(self.strategy.version)}-s{self.config.seed}"
+
+    @property
+    def label(self) -> str:
+        """What a table calls it: the strategy, for controls the objective."""
+        return self.objective.name if self.objective.control else self.strategy.name
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return Path(self.config.output) / "runs" / self.run_id
+
+
+def plan(config: RunConfig) -> Plan:
+    """Resolve names, regime and `auto`. UsageError for a strategy and an objective that do not go together."""
+    strategy = strategies.REGISTRY.get(config.strategy.name)()
+    objective = objectives.REGISTRY.create(config.objective.name, **config.objective.parameters)
+    reason = unfit(strategy, objective)
+    if reason is not None:
+        raise UsageError(reason)
+    if objective.control:
+        config = config.model_copy(update={"regime": "paper", "ratio": None})
+    if config.regime == "matched":
+        config = config.model_copy(update={"ratio": config.ratio or RATIO})
+        strategy = strategy.matched(config.ratio or RATIO)
+    strategy = strategy.replace(**config.strategy.parameters)
+    chosen = tuple(probes.REGISTRY.create(spec.name, **spec.parameters) for spec in config.probes)
+    config = resolve(config).model_copy(
+        update={
+            "strategy": Spec(name=strategy.name, parameters=strategy.parameters),
+            "objective": Spec(name=objective.name, parameters=objective.parameters),
+            "probes": [Spec(name=probe.name, parameters=probe.parameters) for probe in chosen],
+        }
+    )
+    return Plan(config, strategy, objective, chosen)
+
+
+def load_splits(planned: Plan) -> tuple[Plan, Splits]:
+    """The data on the device, and the plan with a batch no larger than the data."""
+    config, data = planned.config, planned.config.data
+    splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir)
+    if len(splits.train) < config.train.batch_size:
+        smaller = config.train.model_copy(update={"batch_size": len(splits.train)})
+        planned = replace(planned, config=config.model_copy(update={"train": smaller}))
+    return planned, splits.to(torch.device(config.system.device))
+
+
+def build(planned: Plan, splits: Splits) -> State:
+    """Everything trainable, each part from a stream of its own, so strategies share the encoder's first weights."""
+    config = planned.config
+    rows, cols = (side // config.model.patch_size for side in config.data.img_size)
+    grid = Grid(rows, cols, config.model.patch_size)
+    device, plain = torch.device(config.system.device), config.system.attention == "plain"
+    channels = config.data.in_chans
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(config.seed, "init", "encoder"))
+        encoder = build_encoder(config.model.name, grid, channels, config.model.kwargs, plain_attention=plain)
+        torch.manual_seed(seed_for(config.seed, "init", "objective"))
+        head = planned.objective.build(encoder, grid, channels, len(splits.classes), plain_attention=plain)
+        torch.manual_seed(seed_for(config.seed, "init", "strategy"))
+        module: nn.Module | None = planned.strategy.build(
+            sample(config, planned.strategy, splits, FITTED_ON).images, grid, encoder.width
+        )
+    head = head.to(device)
+    if config.system.compile:
+        head.compile(dynamic=False)
+    return new_state(config, head, planned.strategy, None if module is None else module.to(device))
+
+
+def preflight(planned: Plan, splits: Splits, state: State) -> None:
+    """Ask the strategy for one small view, so that what it refuses is said before anything is written."""
+    if "attention" in planned.strategy.needs and state.head.encoder.vit.cls_token is None:
+        raise UsageError(f"{planned.strategy.name} needs a class token, which {planned.config.model.name} has not")
+    try:
+        view = pictured(planned, splits, state)[1]
+    except ValueError as error:
+        raise UsageError(f"strategy {planned.strategy.name}: {error}") from error
+    reason = unfit(planned.strategy, planned.objective, view)
+    if reason is not None:
+        raise UsageError(reason)
+    if view.length == 0:
+        raise UsageError(f"{planned.strategy.name} hides all {state.head.encoder.grid.size} patches; lower its ratio")
+
+
+@torch.no_grad()
+def pictured(planned: Plan, splits: Splits, state: State) -> tuple[Tensor, View]:
+    """The first PICTURED training images, and the strategy's view of them as at the end of the training."""
+    config, strategy = planned.config, planned.strategy
+    batch = sample(config, strategy, splits, PICTURED, colours=state.head.recipe.full[0])
+    context = context_for(config, strategy, state, batch, epoch=0, progress=1.0)
+    return batch.images, degraded(strategy, batch, context)
