@@ -86,7 +86,8 @@ class Attempt:
         record = self.record("complete" if error is None else "diverged", error, results)
         record.write(folder / "record.json")
         if error is None:
-            self.checkpoints.remove()
+            with suppress(OSError):  # what counts is written
+                self.checkpoints.remove()
         return record
 
     def train(self) -> None:

@@ -1,7 +1,7 @@
 """Who works on a run: a lease among its files, so that no two processes do the same one."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -36,4 +36,5 @@ def claim(folder: Path, *, waiting: Callable[[str], None] | None) -> Iterator[fi
     try:
         yield lease
     finally:
-        lease.release()
+        with suppress(OSError):  # on a disk that is gone; the lease then ends with the process
+            lease.release()

@@ -10,12 +10,13 @@ from maskbench.checkpoint import Checkpoints
 from maskbench.claim import POLL_S, Busy, claim
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
+from maskbench.errors import Failure
 from maskbench.folder import finished, writable
 from maskbench.plan import Plan, build, load_splits, plan, preflight
 from maskbench.progress import Progress
 from maskbench.record import RunRecord, environment
 from maskbench.reporter import Reporter
-from maskbench.storage import remove_partial
+from maskbench.storage import remove_partial, trouble
 from maskbench.system import reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 
@@ -95,17 +96,20 @@ def attempted(
         reporter.note(f"{planned.run_id} is done already; --force repeats it")
         return record
     writable(folder)
-    with claim(folder, waiting=wait) as lease:
-        record = None if force else finished(folder)
-        if record is not None:  # by whoever was waited for
-            return record
-        remove_partial(folder)
-        checkpoints = Checkpoints(folder)
-        if force:
-            checkpoints.remove()
-        planned, splits = load_splits(planned)
-        attempt = Attempt(planned, splits, begin(planned, splits), checkpoints, lease, reporter, checkpoint_every)
-        return attempt()
+    try:
+        with claim(folder, waiting=wait) as lease:
+            record = None if force else finished(folder)
+            if record is not None:  # by whoever was waited for
+                return record
+            remove_partial(folder)
+            checkpoints = Checkpoints(folder)
+            if force:
+                checkpoints.remove()
+            planned, splits = load_splits(planned)
+            attempt = Attempt(planned, splits, begin(planned, splits), checkpoints, lease, reporter, checkpoint_every)
+            return attempt()
+    except OSError as error:
+        raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
 
 
 def begin(planned: Plan, splits: Splits) -> Progress:

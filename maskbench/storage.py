@@ -67,4 +67,4 @@ def remove_partial(folder: Path) -> None:
 def trouble(error: OSError) -> str:
     """What happened to which file, and the remedy, in one line."""
     remedy = _REMEDIES.get(error.errno or 0, error.strerror or "cannot be done")
-    return f"cannot write {error.filename}: {remedy}" if error.filename else remedy
+    return f"{error.filename}: {remedy}" if error.filename else remedy

@@ -46,7 +46,7 @@ def cached(key: dict[str, Any], pack: Callable[[], Packed]) -> Packed:
     try:
         _write(path, packed)
         return _read(path)  # mapped, so that several runs share the memory
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter where the disk fills up
         warnings.warn(f"cannot cache packed data in {path.parent} ({error}); going on without", stacklevel=2)
         return packed
 
