@@ -4,7 +4,7 @@ VENV := .venv
 CLOTHING ?= clothing  # a folder of the CC0 clothing images
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-integration check bench docs clean
+.PHONY: demo test test-integration chaos check bench docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/maskbench run --strategy gmml
@@ -14,6 +14,9 @@ test: $(VENV)/.installed-test
 
 test-integration: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m integration
+
+chaos: $(VENV)/.installed-test  # half an hour and more; what it found is in docs/reliability.md
+	$(BIN)/python -m tests.chaos
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

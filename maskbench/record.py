@@ -42,7 +42,7 @@ class RunRecord(BaseModel):
     environment: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """To `path`, whole or not at all."""
+        """To `path`, in a folder that exists, whole or not at all."""
         write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
 

@@ -44,6 +44,7 @@ def the_record(folder: Path, strategy: str) -> RunRecord:
     return read_record(path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with started(tmp_path, "--strategy", "random") as process:
@@ -70,6 +71,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: sig
     assert (resumed.interruptions, uninterrupted.interruptions) == (1, 0)
 
 
+@pytest.mark.integration
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     with started(
         tmp_path, "--strategy", "random", "--set", "train.batch_size=128", "--model", "vit_large_patch16_224"

@@ -39,11 +39,13 @@ COLUMNS = (
     Column("realised_ratio_mean", "realised ratio", lambda value: f"{value:.3f}"),
 )
 ORDER_BY = "linear/top1/mean"
+UNFINISHED = ("failed", "diverged")
 
 
 def comparison(results: pd.DataFrame) -> list[dict[str, Any]]:
-    """A section a group: {"group", "dataset", "machines", "rows"}; a row is {"label", "n", "failed", and for each
-    column's key {"mean", "sd"}} over complete runs. random-init first, supervised last, the rest by ORDER_BY."""
+    """A section a group: {"group", "dataset", "machines", "rows"}; a row is {"label", "n", "failed", "diverged", and
+    for each column's key {"mean", "sd"}} over complete runs. random-init first, supervised last, the rest by ORDER_BY.
+    """
     sections = []
     for group, members in results.groupby("group", sort=True):
         rows = [_row(str(label), runs) for label, runs in members.groupby("label", sort=True)]
@@ -61,7 +63,8 @@ def comparison(results: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _row(label: str, runs: pd.DataFrame) -> dict[str, Any]:
     complete = runs[runs["status"] == "complete"]
-    row: dict[str, Any] = {"label": label, "n": len(complete), "failed": len(runs) - len(complete)}
+    row: dict[str, Any] = {"label": label, "n": len(complete)}
+    row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED}
     for column in COLUMNS:
         values = complete[column.key].dropna() if column.key in complete else pd.Series(dtype=float)
         if len(values):
@@ -105,7 +108,8 @@ def _markdown(section: dict[str, Any]) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"{row['label']} ({row['failed']} failed)" if row["failed"] else row["label"]
+    unfinished = ", ".join(f"{row[status]} {status}" for status in UNFINISHED if row[status])
+    return f"{row['label']} ({unfinished})" if unfinished else row["label"]
 
 
 def _cell(row: dict[str, Any], column: Column) -> str:
@@ -122,7 +126,8 @@ def as_csv(sections: list[dict[str, Any]]) -> str:
     lines = []
     for section in sections:
         for row in section["rows"]:
-            line = {"group": section["group"], "strategy": row["label"], "n": row["n"], "failed": row["failed"]}
+            line = {"group": section["group"], "strategy": row["label"]}
+            line |= {count: row[count] for count in ("n", *UNFINISHED)}
             for column in COLUMNS:
                 value = row.get(column.key, {"mean": None, "sd": None})
                 line[column.key] = value["mean"]
