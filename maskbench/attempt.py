@@ -25,6 +25,9 @@ from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 from maskbench.storage import trouble, write_atomically
 
+CHECKPOINT_EVERY_S = 300.0
+WRITING_SHARE = 0.01  # of the time, at most, unless the user says how often
+
 
 class TakenOver(Failure):
     """Another process holds the run now."""
@@ -40,7 +43,10 @@ class Failed(Failure):
 
 @dataclass
 class Attempt:
-    """Everything that this process needs to carry out a run. checkpoint_every: seconds."""
+    """Everything that this process needs to carry out a run.
+
+    checkpoint_every: seconds; where it is None, 300, or as much more as keeps writing at 1 % of the time.
+    """
 
     planned: Plan
     splits: Splits
@@ -48,7 +54,7 @@ class Attempt:
     checkpoints: Checkpoints
     lease: SoftFileLease
     reporter: Reporter
-    checkpoint_every: float
+    checkpoint_every: float | None
 
     def __call__(self) -> RunRecord:
         """The record, written. UsageError for a checkpoint that is not this run's; Failed, which is recorded too."""
@@ -91,27 +97,28 @@ class Attempt:
         return record
 
     def train(self) -> None:
-        """Pre-train to the end, saving every `checkpoint_every` seconds, when asked to stop, and at the end."""
+        """Pre-train to the end, saving now and then, when asked to stop, and at the end."""
         planned, splits, state = self.planned, self.splits, self.progress.state
         config = planned.config
         if not planned.objective.trains:
             self.reporter.begin(planned, splits, 0)
             return
         total = config.train.epochs * steps_per_epoch(config, len(splits.train))
-        saved = time.monotonic()
+        saved, interval = time.monotonic(), self.interval(0.0)
 
         def on_step(state: State, loss: float | None) -> None:
-            nonlocal saved
+            nonlocal saved, interval
             self.reporter.step(state, loss)
             if self.lease.compromise is not None:
                 raise TakenOver("was silent for so long that another process took it over")
-            signal = asked_to_stop()
-            if signal is None and time.monotonic() - saved < self.checkpoint_every:
+            signal, now = asked_to_stop(), time.monotonic()
+            if signal is None and now - saved < interval:
                 return
             self.progress.watch.pause()
             self.progress.save(self.checkpoints)
             self.progress.watch.resume()
             saved = time.monotonic()
+            interval = self.interval(saved - now)
             if signal is not None:
                 raise Interrupted(f"{planned.run_id} is saved at step {state.step} of {total}", signal)
 
@@ -123,6 +130,12 @@ class Attempt:
                 online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
             )  # fmt: skip
             self.progress.save(self.checkpoints)
+
+    def interval(self, writing_s: float) -> float:
+        """Seconds between the end of a checkpoint and the next, where the last took `writing_s`."""
+        if self.checkpoint_every is not None:
+            return self.checkpoint_every
+        return max(CHECKPOINT_EVERY_S, writing_s / WRITING_SHARE)
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """The curve so far, and signs of collapse as they appear."""

@@ -51,19 +51,22 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
 
-def seal(content: dict[str, Any]) -> bytes:
+def seal(content: dict[str, Any]) -> memoryview:
     """torch's archive of `content`, with the SHA-256 of all before it as the archive's comment."""
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # one copy in memory: checkpoints may be as large as it
     torch.save(content, buffer)
-    archive = bytearray(buffer.getbuffer())
-    assert archive[-2:] == b"\0\0", "a zip archive ends with the length of its comment, here none"
-    archive[-2:] = DIGEST.to_bytes(2, "little")
-    return bytes(archive) + hashlib.sha256(archive).hexdigest().encode()
+    with buffer.getbuffer() as archive:
+        assert bytes(archive[-2:]) == b"\0\0", "a zip archive ends with the length of its comment, here none"
+        archive[-2:] = DIGEST.to_bytes(2, "little")
+        digest = hashlib.sha256(archive).hexdigest()
+    buffer.seek(0, io.SEEK_END)
+    buffer.write(digest.encode())
+    return buffer.getbuffer()
 
 
 def unseal(data: bytes) -> dict[str, Any]:
     """What `seal` was given. Damaged unless every byte is as it was."""
-    archive, digest = data[:-DIGEST], data[-DIGEST:]
+    archive, digest = memoryview(data)[:-DIGEST], data[-DIGEST:]
     if hashlib.sha256(archive).hexdigest().encode() != digest:
         raise Damaged("its checksum does not match")
     try:

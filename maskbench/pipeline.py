@@ -20,21 +20,19 @@ from maskbench.storage import remove_partial, trouble
 from maskbench.system import reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 
-CHECKPOINT_EVERY_S = 300.0
-
 
 def run(
     config: RunConfig,
     *,
     force: bool = False,
     reporter: Reporter | None = None,
-    checkpoint_every: float = CHECKPOINT_EVERY_S,
+    checkpoint_every: float | None = None,
 ) -> RunRecord:
     """Pre-train, probe, record. A run that is already recorded is read, not repeated, unless `force`; one that was
     interrupted goes on from its last checkpoint, to the same numbers; one that another process is at is waited for.
 
-    checkpoint_every: seconds. UsageError, before anything is written, for whatever the user can put right; Failure
-    where the work cannot be finished. Both leave what was finished before as it was.
+    checkpoint_every: see `Attempt`. UsageError, before anything is written, for whatever the user can put right;
+    Failure where the work cannot be finished. Both leave what was finished before as it was.
     """
     reporter = reporter or Reporter()
     planned = checked(config)
@@ -50,7 +48,7 @@ def run_all(
     *,
     force: bool = False,
     reporter: Reporter | None = None,
-    checkpoint_every: float = CHECKPOINT_EVERY_S,
+    checkpoint_every: float | None = None,
 ) -> list[RunRecord]:
     """Every run, each once, however many processes ask for the same: what another one is at is put off to the end.
 
@@ -87,7 +85,7 @@ def checked(config: RunConfig) -> Plan:
 
 
 def attempted(
-    planned: Plan, force: bool, reporter: Reporter, checkpoint_every: float, wait: Callable[[str], None] | None
+    planned: Plan, force: bool, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
 ) -> RunRecord:
     """The run's record: read where it is finished, else made, by this process alone. wait: see `claim`."""
     folder = planned.folder

@@ -47,7 +47,9 @@ class Verdict:
         return all(claim.holds for claim in self.claims)
 
 
-def rerun(path: Path, changes: dict[str, Any], output: Path, reporter: Reporter, checkpoint_every: float) -> Verdict:
+def rerun(
+    path: Path, changes: dict[str, Any], output: Path, reporter: Reporter, checkpoint_every: float | None
+) -> Verdict:
     """Repeat the run whose record or folder is `path`, into `output`. changes: where its data or device are here.
 
     UsageError for a record that cannot be read or is not of a complete run, and for data that are not the record's.

@@ -18,7 +18,7 @@ _REMEDIES = {
 }
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write to a temporary file beside `path`, sync it, rename it, sync the folder: no half-written file is ever seen
     under the name, and once this returns not even a power cut takes it back. OSError names `path`."""
     try:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _written(path: Path, content: bytes) -> Path:
+def _written(path: Path, content: bytes | memoryview) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     partial = Path(name)
     try:

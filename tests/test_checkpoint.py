@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from maskbench.attempt import Attempt
 from maskbench.checkpoint import Checkpoints, Damaged, seal, unseal
 from maskbench.errors import UsageError
 from maskbench.interrupt import Interrupted
@@ -32,7 +33,7 @@ def same(one: object, two: object) -> bool:
 
 
 def test_what_is_sealed_is_unsealed_and_torch_reads_it_too(tmp_path: Path) -> None:
-    sealed = seal(CONTENT)
+    sealed = bytes(seal(CONTENT))
     assert same(unseal(sealed), CONTENT)
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(sealed)
@@ -40,7 +41,7 @@ def test_what_is_sealed_is_unsealed_and_torch_reads_it_too(tmp_path: Path) -> No
 
 
 def test_every_changed_byte_and_every_cut_is_noticed() -> None:
-    sealed = seal(CONTENT)
+    sealed = bytes(seal(CONTENT))
     for place in range(0, len(sealed), 7):
         changed = bytearray(sealed)
         changed[place] ^= 1
@@ -53,7 +54,7 @@ def test_every_changed_byte_and_every_cut_is_noticed() -> None:
 
 def test_nothing_but_tensors_and_values_is_loaded() -> None:
     with pytest.raises(Damaged, match="Weights only"):
-        unseal(seal({"object": Reporter()}))
+        unseal(bytes(seal({"object": Reporter()})))
 
 
 def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
@@ -182,3 +183,11 @@ def test_saving_what_cannot_be_written_keeps_what_is_there(tmp_path: Path, monke
         checkpoints.save({"step": 2})
     monkeypatch.undo()
     assert checkpoints.load(pytest.fail) == {"step": 1}
+
+
+def test_checkpoints_are_rarer_where_they_are_slow_to_write(tmp_path: Path) -> None:
+    def interval(asked: float | None, writing_s: float) -> float:
+        return Attempt(*[None] * 6, asked).interval(writing_s)  # type: ignore[arg-type]
+
+    assert [interval(None, writing_s) for writing_s in (0.0, 2.9, 15.0)] == [300.0, 300.0, 1500.0]
+    assert interval(10.0, 15.0) == 10.0 and interval(0.0, 15.0) == 0.0

@@ -17,7 +17,9 @@ def rerun(
     data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the record's if not given.")] = None,
     output: Annotated[Path, typer.Option(help="Results folder of the repetition.")] = Path("results/rerun"),
-    checkpoint_every: Annotated[float, typer.Option(min=0, metavar="SECONDS")] = 300,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
+    ] = None,
     plugin: Plugins = None,
 ) -> None:
     """Repeat a stored run and say whether its numbers hold: to the last digit on the same kind of machine with the same

@@ -55,7 +55,9 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
     ] = False,
-    checkpoint_every: Annotated[float, typer.Option(min=0, metavar="SECONDS")] = 300,
+    checkpoint_every: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done, from the start.")] = False,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
@@ -114,7 +116,7 @@ def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignment
     return config.merge(settings, config.assignments(assignments))
 
 
-def _run(configs: list[Any], force: bool, checkpoint_every: float, as_json: bool) -> None:
+def _run(configs: list[Any], force: bool, checkpoint_every: float | None, as_json: bool) -> None:
     from maskbench.pipeline import run_all
     from maskbench.reporter import Terminal
 
