@@ -8,6 +8,7 @@ import filelock
 
 LEASE_S = 60.0  # silence after which another process may take over; the holder is heard of every third of it
 POLL_S = 0.5
+LOCK = "running.lock"
 
 
 class Busy(Exception):
@@ -23,7 +24,7 @@ def claim(folder: Path, *, waiting: Callable[[str], None] | None) -> Iterator[fi
     is told by whom, once, and this waits; Busy at once if it is None. `lease.compromise` is not None once somebody else
     took over because this process was silent for too long.
     """
-    lease = filelock.SoftFileLease(folder / "running.lock", lease_duration=LEASE_S, thread_local=False)
+    lease = filelock.SoftFileLease(folder / LOCK, lease_duration=LEASE_S, thread_local=False)
     try:
         lease.acquire(timeout=0)
     except filelock.Timeout:

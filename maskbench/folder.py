@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save as as_safetensors
 
 from maskbench.checkpoint import Checkpoints
+from maskbench.claim import LOCK, Busy, claim
 from maskbench.data.splits import Splits
 from maskbench.errors import UsageError
 from maskbench.measures import model_facts
@@ -19,7 +20,7 @@ from maskbench.plan import Plan, pictured
 from maskbench.pretrain import State
 from maskbench.probe import ProbeResult
 from maskbench.record import RunRecord, Unreadable, read_record
-from maskbench.storage import write_atomically
+from maskbench.storage import PARTIAL, remove_partial, write_atomically
 
 
 def writable(folder: Path) -> None:
@@ -42,12 +43,16 @@ def finished(folder: Path) -> RunRecord | None:
         record = read_record(path)
     except Unreadable as error:
         raise UsageError(f"{error}; move it away, or repeat the run with --force") from None
-    if record.status == "failed":
-        return None
-    if record.status == "complete":
-        with suppress(OSError):
-            Checkpoints(folder).remove()  # of a process that was killed between the record and their removal
-    return record
+    return None if record.status == "failed" else record
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a process leaves in a complete run's folder that is killed right after it wrote the record."""
+    with suppress(OSError, Busy):
+        if any(list(folder.glob(pattern)) for pattern in ("checkpoint*", LOCK, f".*{PARTIAL}")):
+            with claim(folder, waiting=None):
+                Checkpoints(folder).remove()
+                remove_partial(folder)
 
 
 def write_config(planned: Plan) -> None:

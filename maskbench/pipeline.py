@@ -11,7 +11,7 @@ from maskbench.claim import POLL_S, Busy, claim
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure
-from maskbench.folder import finished, writable
+from maskbench.folder import finished, tidy, writable
 from maskbench.plan import Plan, build, load_splits, plan, preflight
 from maskbench.progress import Progress
 from maskbench.record import RunRecord, environment
@@ -91,6 +91,8 @@ def attempted(
     folder = planned.folder
     record = None if force else finished(folder)
     if record is not None:
+        if record.status == "complete":
+            tidy(folder)
         reporter.note(f"{planned.run_id} is done already; --force repeats it")
         return record
     writable(folder)
