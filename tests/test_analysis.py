@@ -61,6 +61,14 @@ def test_what_is_no_record_is_named_and_left_out(
     assert reason in told
 
 
+def test_records_of_before_later_fields_are_read(tmp_path: Path) -> None:
+    old = json.loads(record().model_dump_json())
+    for field in ("error", "warnings", "interruptions"):  # came after the first records of schema 1
+        del old[field]
+    (tmp_path / "record.json").write_text(json.dumps(old))
+    assert read_record(tmp_path / "record.json") == record()
+
+
 def test_load_results(tmp_path: Path) -> None:
     results = load_results(store(tmp_path, *comparison()))
     assert len(results) == 12

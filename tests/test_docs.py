@@ -18,11 +18,26 @@ README = (ROOT / "README.md").read_text()
 COMMITTED = sorted(path.parent for path in (ROOT / "results").glob("*/tables"))
 
 
-def test_readme_tables_are_the_committed_ones() -> None:
-    shown = re.findall(r"<!-- (results/\S+\.md) -->\n(.*?)<!-- end -->", README, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/objectives.md"])
+def test_tables_shown_are_the_committed_ones(page: str) -> None:
+    shown = re.findall(r"<!-- (results/\S+\.md) -->\n(.*?)<!-- end -->", (ROOT / page).read_text(), re.DOTALL)
     assert shown
     for path, table in shown:
-        assert table == (ROOT / path).read_text(), f"{path} and the README differ"
+        assert table == (ROOT / path).read_text(), f"{path} and {page} differ"
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_objective_shown_works_as_printed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "objectives.md").read_text()
+    source = text.split("for example `mean_colour.py`:\n\n")[1].split("\nAn Outcome may")[0]
+    (tmp_path / "mean_colour.py").write_text(re.sub(r"^    ", "", source, flags=re.MULTILINE))
+    (command,) = re.findall(r"^    maskbench (run --plugin .*)$", text, re.MULTILINE)
+    small = ["--limit", "100", "--epochs", "2", "--warmup-epochs", "0", "--batch-size", "50", "--img-size", "16"]
+    done = maskbench(*command.split(), *small, "--probes", "knn", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    trained = json.loads(done.out)[1]
+    assert trained["objective"]["name"] == "mean-colour" and trained["curve"][1]["loss"] < trained["curve"][0]["loss"]
+    assert trained["curve"][0]["loss/colour"] == trained["curve"][0]["loss"]
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
@@ -59,6 +74,14 @@ def test_readme_strategy_works_as_printed(tmp_path: Path) -> None:
     for line in commands:
         dry = ["--print-config"] if line.startswith("run") else []
         assert afresh(*line.split(), *dry, cwd=tmp_path).code == 0, line
+
+
+@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md")), ids=str)
+def test_pages_name_only_files_that_exist(page: Path) -> None:
+    for path in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / page.parent / path).exists(), path
+    for path in re.findall(r"`((?:maskbench|tests|strategies)/\w+(?:/\w+)*\.py)`", (ROOT / page).read_text()):
+        assert (ROOT / path).exists(), path
 
 
 def test_readme_names_only_files_that_exist() -> None:
