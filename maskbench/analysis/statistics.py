@@ -1,0 +1,199 @@
+"""Is a difference real? Intervals, paired comparisons, groups, and what the number of seeds can show.
+
+Plain functions of numbers; definitions and references in docs/statistics.md. Accuracies of one seed are paired: the
+same seed gives every strategy the same first weights, order of images and crops.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+CONFIDENCE = 0.95
+POWER = 0.8
+RESAMPLES = 2_000
+ENOUGH = 3  # seeds, below which nothing is tested: two have a t quantile of 12.7
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval; low and high are None where no interval can be given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two strategies over the `n` seeds that both have. p: two-sided, uncorrected; None below ENOUGH seeds.
+    detectable: the true difference that this many seeds would show with a chance of POWER, given the spread seen."""
+
+    n: int
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    detectable: float | None = None
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The mean and its t interval; none for a single value."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean)
+    half = _t(len(values), confidence) * float(stats.sem(values))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def paired_difference(
+    ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Difference | None:
+    """Ours minus theirs over common seeds, with a paired t interval and test; None without a common seed."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
+    n, mean = len(seeds), float(differences.mean())
+    if n < ENOUGH:
+        return Difference(n, mean)
+    error = float(stats.sem(differences))
+    half = _t(n, confidence) * error
+    statistic = abs(mean) / error if error > 0 else math.inf if mean else 0.0  # no spread at all: surely, or not at all
+    p = float(2 * stats.t.sf(statistic, n - 1))
+    return Difference(n, mean, mean - half, mean + half, p, detectable(error * math.sqrt(n), n, 1 - confidence))
+
+
+def _t(n: int, confidence: float) -> float:
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1))
+
+
+def detectable(sd: float, n: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float:
+    """The true mean of `n` paired differences of standard deviation `sd` that a two-sided t test at `alpha` finds, with
+    the right sign, with the chance `power`, from the noncentral t distribution."""
+    return sd * _detectable(n, alpha, power)
+
+
+@functools.cache
+def _detectable(n: int, alpha: float, power: float) -> float:
+    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+
+    def chance(effect: float) -> float:
+        return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n)))
+
+    high = 1.0
+    while chance(high) < power:
+        high *= 1.5
+    return float(optimize.brentq(lambda effect: chance(effect) - power, 0.0, high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p values, in the order given: their family's chance of a false alarm is kept."""
+    order = np.argsort(p_values)
+    adjusted, highest = np.empty(len(p_values)), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return [float(p) for p in adjusted]
+
+
+def letters(values: Mapping[str, Mapping[int, float]], alpha: float = 1 - CONFIDENCE) -> dict[str, str]:
+    """Labels that share a letter cannot be told apart: compact letters of all paired t tests, Holm-corrected.
+
+    Letters follow the means, the best first; by Piepho's (2004) insert-and-absorb. Empty where a pair has fewer than
+    ENOUGH seeds in common, for then nothing can be said.
+    """
+    names = sorted(values, key=lambda name: (-float(np.mean(list(values[name].values()))), name))
+    pairs = list(itertools.combinations(names, 2))
+    found = [paired_difference(values[one], values[two]) for one, two in pairs]
+    tested = [difference.p for difference in found if difference is not None and difference.p is not None]
+    if len(tested) < len(pairs):
+        return {}
+    columns = [set(names)]
+    for pair, p in zip(pairs, holm(tested), strict=True):
+        if p < alpha:
+            columns = _absorbed([part for column in columns for part in _split(column, *pair)])
+    columns.sort(key=lambda column: sorted(names.index(name) for name in column))
+    return {name: "".join(_letter(place) for place, column in enumerate(columns) if name in column) for name in names}
+
+
+def _split(column: set[str], one: str, two: str) -> list[set[str]]:
+    return [column - {one}, column - {two}] if {one, two} <= column else [column]
+
+
+def _absorbed(columns: list[set[str]]) -> list[set[str]]:
+    kept: list[set[str]] = []
+    for column in sorted(columns, key=len, reverse=True):
+        if not any(column <= other for other in kept):
+            kept.append(column)
+    return kept
+
+
+def _letter(place: int) -> str:
+    return chr(ord("a") + place % 26) + "'" * (place // 26)
+
+
+def probability_of_improvement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Estimate:
+    """The chance that a run of ours beats one of theirs on the same data, averaged over data sets, ties half.
+
+    One sequence of accuracies a data set. The interval: percentiles of a bootstrap that draws runs anew within each
+    data set, of ours and of theirs (Agarwal et al., NeurIPS 2021, arXiv 2108.13264).
+    """
+    pairs = [(np.asarray(one), np.asarray(two)) for one, two in zip(ours, theirs, strict=True)]
+
+    def chance(draws: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        per_data = [
+            ((one[..., :, None] > two[..., None, :]) + 0.5 * (one[..., :, None] == two[..., None, :])).mean((-2, -1))
+            for one, two in draws
+        ]
+        return np.mean(per_data, axis=0)
+
+    generator = np.random.default_rng(0)
+    drawn = [(_resampled(one, generator), _resampled(two, generator)) for one, two in pairs]
+    return _percentiles(float(chance(pairs)), chance(drawn))
+
+
+def interquartile_mean(runs: Sequence[Sequence[float]]) -> Estimate:
+    """The mean of the middle half of all runs over all data sets, with a bootstrap stratified by data set (Agarwal et
+    al., arXiv 2108.13264). One sequence of accuracies a data set."""
+
+    def middle(values: np.ndarray) -> np.ndarray:
+        return np.asarray(stats.trim_mean(values, 0.25, axis=-1))
+
+    strata = [np.asarray(stratum) for stratum in runs]
+    generator = np.random.default_rng(0)
+    drawn = np.concatenate([_resampled(stratum, generator) for stratum in strata], axis=-1)
+    return _percentiles(float(middle(np.concatenate(strata))), middle(drawn))
+
+
+def _resampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES, n) draws with replacement."""
+    return values[generator.integers(len(values), size=(RESAMPLES, len(values)))]
+
+
+def _percentiles(value: float, draws: np.ndarray) -> Estimate:
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def test_sample_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """How much two fixed models differ on the images of which the test set is a sample: nothing about other seeds.
+
+    ours, theirs: (N,) bool, right or wrong on the same images. The interval is Wald's for paired shares, p McNemar's
+    exact one.
+    """
+    n = len(ours)
+    only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    mean = (only_ours - only_theirs) / n
+    variance = (only_ours + only_theirs) / n - mean**2
+    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance / n)
+    disagreements = only_ours + only_theirs
+    p = float(stats.binomtest(only_ours, disagreements).pvalue) if disagreements else 1.0
+    return Difference(n, mean, mean - half, mean + half, p)
+
+
+test_sample_difference.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest would think so
