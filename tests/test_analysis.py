@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import statistics
+import time
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from maskbench.analysis import plots, tables
+from maskbench.analysis.comparison import comparison as compared
 from maskbench.analysis.results import frame, load_results, read_records
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, Unreadable, read_record
@@ -81,7 +84,7 @@ def test_load_results(tmp_path: Path) -> None:
 
 
 def test_rows_are_means_and_deviations_in_order() -> None:
-    (section,) = tables.comparison(frame(comparison()))
+    (section,) = compared(frame(comparison()))
     assert [row["label"] for row in section["rows"]] == ["random-init", "random", "gmml", "supervised"]
     row = section["rows"][1]
     values = (0.50, 0.52, 0.57)
@@ -92,12 +95,14 @@ def test_rows_are_means_and_deviations_in_order() -> None:
 
 
 def test_markdown() -> None:
-    text = tables.as_markdown(tables.comparison(frame(comparison())))
+    text = tables.as_markdown(compared(frame(comparison())))
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     head, _, floor, first, *_ = lines
     assert head[:3] == ["strategy", "n", "k-NN cls"]
     assert {"linear mean", "images/s", "mask share", "realised ratio"} <= set(head)
-    assert dict(zip(head, first, strict=True))["linear mean"] == "53.0 ± 3.6"
+    assert (
+        dict(zip(head, first, strict=True))["linear mean"] == "**53.0 ± 9.0**"
+    )  # t(0.975, 2) = 4.303, times 3.606 / sqrt(3)
     assert dict(zip(head, floor, strict=True))["images/s"] == "–"
     assert "smoke test" in text
     assert "a cpu" in text
@@ -105,7 +110,7 @@ def test_markdown() -> None:
 
 
 def test_csv_and_json_hold_the_same_numbers() -> None:
-    sections = tables.comparison(frame(comparison()))
+    sections = compared(frame(comparison()))
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(sections))))
     stored = json.loads(tables.as_json(sections))[0]["rows"]
     assert [row["strategy"] for row in rows] == [row["label"] for row in stored]
@@ -119,7 +124,7 @@ def test_what_cannot_be_compared_stands_apart() -> None:
     elsewhere = record("random", dataset={**record().dataset, "fingerprint": "shapes-2"})
     newer = record("random", protocols={"knn": 2, "linear": 1})
     other = record("random", settings={"model.kwargs": {"embed_dim": 64}})
-    sections = tables.comparison(frame([record("random"), longer, elsewhere, newer, other]))
+    sections = compared(frame([record("random"), longer, elsewhere, newer, other]))
     assert [len(section["rows"]) for section in sections] == [1] * 5
 
 
@@ -131,9 +136,9 @@ def test_one_strategy_in_several_settings_is_told_apart() -> None:
 
 def test_failed_runs_are_shown() -> None:
     failed = record("random", 1, status="diverged", error="the loss is nan", metrics={})
-    text = tables.as_markdown(tables.comparison(frame([record("random"), failed, record("gmml", status="failed")])))
+    text = tables.as_markdown(compared(frame([record("random"), failed, record("gmml", status="failed")])))
     assert "random (1 diverged)" in text
-    assert "gmml (1 failed)" in text
+    assert "gmml (1 failed, 1 missing)" in text
 
 
 def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
@@ -146,7 +151,8 @@ def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
         contents.append({path.name: path.read_bytes() for path in files})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
-        "comparison.md", "comparison.csv", "comparison.json", "matplotlib-version.txt",
+        "comparison.md", "comparison.csv", "comparison.json", "comparison.tex", "comparison.html",
+        "matplotlib-version.txt",
         "accuracy-against-cost.png", "accuracy-against-cost.svg", "learning-curves.png", "learning-curves.svg",
     }  # fmt: skip
 
@@ -162,3 +168,52 @@ def test_a_label_keeps_its_look_and_no_two_share_one() -> None:
     assert few["random"] == plots.styles(["random"])["random"]
     assert len({(look["color"], look["marker"]) for look in many.values()}) == 40
     assert plots.styles(["random-init"])["random-init"]["color"] == "0.35"
+
+
+def test_differences_and_groups_in_the_table() -> None:
+    accuracies = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.47), "blur": (0.53, 0.51, 0.58)}
+    records = [record(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
+    (section,) = compared(frame(records))
+    rows = {row["label"]: row for row in section["rows"]}
+    assert "difference" not in rows["random"]
+    t = scipy.stats.ttest_rel(accuracies["gmml"], accuracies["random"])
+    u = scipy.stats.ttest_rel(accuracies["blur"], accuracies["random"])
+    gmml = rows["gmml"]["difference"]
+    interval = t.confidence_interval()
+    assert (gmml["low"], gmml["high"]) == pytest.approx((interval.low, interval.high), rel=1e-5)
+    assert gmml["p_holm"] == pytest.approx(min(t.pvalue, u.pvalue) * 2, rel=1e-5)
+    assert rows["blur"]["difference"]["p_holm"] == pytest.approx(max(u.pvalue, gmml["p_holm"]), rel=1e-5)
+    assert [rows[name]["letters"] for name in ("blur", "random", "gmml")] == ["a", "a", "b"]
+    text = tables.as_markdown([section])
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "**54.0 ± 9.0**" in lines["blur"] and "**" not in lines["gmml"] and "−9.7 [−11.1, −8.2]" in lines["gmml"]
+    assert "Holm-corrected over 2 comparisons" in text and "cannot be told apart" in text
+    assert compared(frame(records), "blur")[0]["rows"][1]["difference"]["mean"] == pytest.approx(-0.01)
+
+
+def test_one_seed_claims_nothing_and_says_so() -> None:
+    (section,) = compared(frame([record("random"), record("gmml", accuracy=0.6)]))
+    text = tables.as_markdown([section])
+    assert "One seed: no interval can be given and nothing tested" in text and "+10.0 |" in text
+    assert "group" not in text.split("|\n")[0] and "±" not in text and "[" not in text and "**6" not in text
+
+
+def test_foreign_text_does_nothing_in_any_format() -> None:
+    evil = record().model_copy(update={"strategy": {**record().strategy, "name": "<b>&_%$"}})
+    sections = compared(frame([evil]))
+    assert "&lt;b&gt;&amp;_%$" in tables.as_html(sections) and "<b>" not in tables.as_html(sections)
+    assert r"$<$b$>$\&\_\%\$" in tables.as_latex(sections)
+
+
+def test_many_records_are_tabulated_quickly(tmp_path: Path) -> None:
+    """2,000 in under 5 s on two idle cores; twice that here, where other tests may share them."""
+    records = [record("random", seed, 0.5 + seed / 1e4, run_id=f"random-{lr}-s{seed}", settings={"train.lr": lr / 1e5})
+               for lr in range(1, 401) for seed in range(5)]  # fmt: skip
+    for each in records:  # unsynced, unlike `store`
+        path = tmp_path / "runs" / each.run_id / "record.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(each.model_dump_json())
+    start = time.process_time()
+    text = tables.write_tables(load_results(tmp_path), tmp_path / "tables")["md"]
+    assert time.process_time() - start < 10
+    assert text.count("random (lr=") == 400

@@ -12,14 +12,21 @@ from maskbench.commands.options import writing
 class Format(StrEnum):
     md = "md"
     csv = "csv"
+    latex = "latex"
     json = "json"
+    html = "html"
 
 
-def tables_of(folder: Path) -> dict[str, str]:
+def tables_of(folder: Path, baseline: str | None = None) -> dict[str, str]:
+    from maskbench.analysis.comparison import BASELINE
     from maskbench.analysis.results import load_results
     from maskbench.analysis.tables import write_tables
+    from maskbench.errors import unknown
 
-    return writing(folder, lambda: write_tables(load_results(folder), folder / "tables"))
+    results = load_results(folder)
+    if baseline is not None and len(results) and baseline not in set(results["label"]):
+        raise unknown("baseline", baseline, set(results["label"]))
+    return writing(folder, lambda: write_tables(results, folder / "tables", baseline or BASELINE))
 
 
 def figures_of(folder: Path) -> list[Path]:
@@ -33,9 +40,12 @@ def figures_of(folder: Path) -> list[Path]:
 def table(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
     format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
+    baseline: Annotated[
+        str | None, typer.Option(help="Row that others are compared with; random if there is one.")
+    ] = None,
 ) -> None:
     """Write every table of a results folder to DIR/tables, and print one."""
-    print(tables_of(folder)[format_], end="")
+    print(tables_of(folder, baseline)["tex" if format_ == Format.latex else format_], end="")
 
 
 def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:

@@ -1,0 +1,156 @@
+"""Records as rows to compare: means, intervals, differences from a baseline, groups that cannot be told apart."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from maskbench.analysis import statistics
+from maskbench.analysis.results import CONTROLS
+
+METRICS = ("knn/top1/cls", "knn/top1/mean", "linear/top1/cls", "linear/top1/mean")
+PRIMARY = METRICS[::-1]  # the first of these that there is decides order, differences and groups
+COSTS = (
+    "cost/images_per_s",
+    "cost/mask_share",
+    "cost/peak_memory_mib",
+    "cost/gflops_per_image",
+    "realised_ratio_mean",
+)
+BASELINE = "random"
+UNFINISHED = ("failed", "diverged", "missing")
+LETTERED = 64  # rows at most, beyond which pairwise groups say nothing to a reader
+
+
+def comparison(results: pd.DataFrame, baseline: str = BASELINE) -> list[dict[str, Any]]:
+    """A section for each group of runs that may be compared, in order of group.
+
+    results: maskbench.analysis.results.frame. A section: {"group", "dataset", "machines", "metric" (which decides),
+    "baseline" (None where the group has none), "rows", "notes" (what the numbers mean, in sentences)}. A row, over
+    complete runs: {"label", "control", "n", "failed", "diverged", "missing" (seeds that others of the group have), for
+    each metric {"mean", "sd", "low", "high"}, for each cost {"mean"}, "difference" {"n", "mean", "low", "high", "p",
+    "p_holm", "detectable"}, "letters", "best"}; what cannot be said is absent or None. random-init comes first,
+    supervised last, the rest by the deciding metric.
+    """
+    return [_section(str(group), members, baseline) for group, members in results.groupby("group", sort=True)]
+
+
+def _section(group: str, members: pd.DataFrame, baseline: str) -> dict[str, Any]:
+    complete = members[members["status"] == "complete"]
+    metric = next((name for name in PRIMARY if name in complete and complete[name].notna().any()), PRIMARY[0])
+    seeds = set(members["seed"])
+    rows = [_row(str(label), runs, seeds) for label, runs in members.groupby("label", sort=True)]
+    scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
+    scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not _control(label)}
+    known = baseline if baseline in scores else None
+    if known is not None:
+        _add_differences(rows, scores, known)
+    _add_letters(rows, scores)
+    rows.sort(key=lambda row: _rank(row, metric))
+    section = {
+        "group": group,
+        "dataset": members["dataset"].iloc[0],
+        "machines": sorted(set(members["machine"])),
+        "metric": metric,
+        "baseline": known,
+        "rows": rows,
+    }
+    return {**section, "notes": notes(section)}
+
+
+def _control(label: str) -> bool:
+    return label.split(" ")[0] in CONTROLS
+
+
+def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
+    if metric not in runs:
+        return {}
+    known = runs.dropna(subset=[metric])
+    return {int(seed): float(value) for seed, value in zip(known["seed"], known[metric], strict=True)}
+
+
+def _row(label: str, runs: pd.DataFrame, seeds: set[int]) -> dict[str, Any]:
+    complete = runs[runs["status"] == "complete"]
+    row: dict[str, Any] = {"label": label, "control": _control(label), "n": len(complete)}
+    row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED[:2]}
+    row["missing"] = len(seeds - set(runs["seed"]))
+    for name in (*METRICS, *COSTS):
+        values = complete[name].dropna().tolist() if name in complete else []
+        if not values:
+            continue
+        row[name] = {"mean": stable(float(np.mean(values)))}
+        if name in METRICS:
+            found = statistics.mean_interval(values)
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            row[name] |= {"sd": stable(sd), "low": stable(found.low), "high": stable(found.high)}
+    return row
+
+
+def _add_differences(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]], baseline: str) -> None:
+    """Of every strategy from the baseline; Holm-corrected over those that can be tested."""
+    tested = []
+    for row in rows:
+        label = row["label"]
+        if label == baseline or label not in scores:
+            continue
+        found = statistics.paired_difference(scores[label], scores[baseline])
+        if found is not None:
+            row["difference"] = {name: stable(value) for name, value in vars(found).items()}
+            if found.p is not None:
+                tested.append((row, found.p))
+    adjusted = statistics.holm([p for _, p in tested])
+    for (row, _), p in zip(tested, adjusted, strict=True):
+        row["difference"]["p_holm"] = stable(p)
+
+
+def _add_letters(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]]) -> None:
+    """The groups that cannot be told apart; the best one is that of the highest mean."""
+    found = statistics.letters(scores) if 2 <= len(scores) <= LETTERED else {}
+    for row in rows:
+        if row["label"] in found:
+            row |= {"letters": found[row["label"]], "best": "a" in found[row["label"]]}
+
+
+def _rank(row: dict[str, Any], metric: str) -> tuple[int, float, str]:
+    place = {"random-init": 0, "supervised": 2}.get(row["label"].split(" ")[0], 1)
+    return place, -row.get(metric, {"mean": -1.0})["mean"], row["label"]
+
+
+def stable(value: float | None) -> float | None:
+    """Seven digits: enough for any reader, and the same on every platform."""
+    return None if value is None else float(f"{value:.7g}")
+
+
+def notes(section: dict[str, Any]) -> list[str]:
+    """What the numbers of a section mean, and what they cannot show."""
+    rows = [row for row in section["rows"] if not row["control"] and row["n"]]
+    seeds = max((row["n"] for row in section["rows"]), default=0)
+    machines = ", ".join(section["machines"])
+    said = [f"Top-1 accuracy in % on test, mean over n seeds; images/s end to end on {machines}."]
+    if seeds == 1:
+        said.append("One seed: no interval can be given and nothing tested; small differences mean nothing.")
+    else:
+        said.append("±: half of the 95 % t interval over seeds.")
+    differences = [row["difference"] for row in rows if "difference" in row]
+    detectable = [found["detectable"] for found in differences if found["detectable"] is not None]
+    if detectable:
+        said.append(
+            f"Δ: difference from {section['baseline']} in {heading(section['metric'])}, paired by seed, with its 95 % "
+            f"interval; p: Holm-corrected over {len(detectable)} comparisons. A true difference of "
+            f"{100 * float(np.median(detectable)):.1f} points (the median) would be found with a chance of 80 %."
+        )
+    elif differences and seeds > 1:
+        said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
+    if any("letters" in row for row in rows):
+        said.append("Strategies that share a letter cannot be told apart; the best group is bold.")
+    if differences:
+        said.append("One learning rate for all, not tuned for each.")
+    if section["dataset"] == "shapes":
+        said.append("Generated data: a smoke test of the pipeline, not evidence about strategies.")
+    return said
+
+
+def heading(metric: str) -> str:
+    """ "knn/top1/cls" -> "k-NN cls"."""
+    probe, _, pooling = metric.partition("/top1/")
+    return f"{probe.replace('knn', 'k-NN')} {pooling}"
