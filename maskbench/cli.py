@@ -65,6 +65,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rerun": rerun.rerun,
     "table": results.table,
     "plot": results.plot,
+    "compare": results.compare,
     "list": strategies.list_,
     "show": strategies.show,
     "check": strategies.check,

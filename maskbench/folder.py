@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +28,8 @@ def writable(folder: Path) -> None:
     """Make `folder` if need be; UsageError where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ".writable", "")
-        (folder / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=folder) as file:  # no name that another process could meet
+            file.write(b"x")
     except OSError as error:
         raise UsageError(f"cannot write to {folder} ({error.strerror}); choose another --output") from None
 

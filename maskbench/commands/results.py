@@ -52,3 +52,17 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results f
     """Draw every figure of a results folder to DIR/figures, and print their paths."""
     for path in figures_of(folder):
         print(path)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A results folder, or a paper's CSV: strategy, metrics.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="A results folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What changed from A to B, strategy by strategy, and whether by more than noise."""
+    import json
+
+    from maskbench.analysis.compare import as_markdown, compared
+
+    rows = compared(first, second)
+    print(json.dumps(rows, indent=1) if as_json else as_markdown(rows), end="\n" if as_json else "")
