@@ -1,15 +1,19 @@
 """One process's go at a run: from the start or the last checkpoint to the record."""
 
+import errno
+import os
 import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from filelock import SoftFileLease
 
 from maskbench import strategy as strategies
 from maskbench.checkpoint import Checkpoints
+from maskbench.claim import lost
 from maskbench.collapse import signs_of_collapse
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
@@ -74,7 +78,8 @@ class Attempt:
     def carried_out(self) -> RunRecord:
         """Train, probe, write every file, the record last."""
         planned, state, folder = self.planned, self.progress.state, self.planned.folder
-        (folder / "record.json").unlink(missing_ok=True)
+        for stale in ("record.json", "traceback.txt"):
+            (folder / stale).unlink(missing_ok=True)
         write_config(planned)
         error = None
         results: list[ProbeResult] = []
@@ -86,9 +91,9 @@ class Attempt:
             self.reporter.probing()
             features = features_of(state.head.encoder, self.splits, planned.config.system)
             results = [probe(features) for probe in planned.probes]
+        self.still_ours()
         write_files(planned, self.splits, state, results)
-        if self.lease.compromise is not None:
-            raise TakenOver("was silent for so long that another process took it over")
+        self.still_ours()
         record = self.record("complete" if error is None else "diverged", error, results)
         record.write(folder / "record.json")
         if error is None:
@@ -110,12 +115,12 @@ class Attempt:
             nonlocal saved, interval
             self.reporter.step(state, loss)
             if self.lease.compromise is not None:
-                raise TakenOver("was silent for so long that another process took it over")
+                self.still_ours()
             signal, now = asked_to_stop(), time.monotonic()
             if signal is None and now - saved < interval:
                 return
             self.progress.watch.pause()
-            self.progress.save(self.checkpoints)
+            self.save()
             self.progress.watch.resume()
             saved = time.monotonic()
             interval = self.interval(saved - now)
@@ -129,7 +134,22 @@ class Attempt:
                 config, splits, planned.strategy, state, self.progress.watch,
                 online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
             )  # fmt: skip
-            self.progress.save(self.checkpoints)
+            self.save()
+
+    def save(self) -> None:
+        """A checkpoint, if the run is still ours."""
+        self.still_ours()
+        self.progress.save(self.checkpoints)
+
+    def still_ours(self) -> None:
+        """TakenOver if not; FileNotFoundError where its folder is gone, lease and all."""
+        folder = self.planned.folder
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        if lost(self.lease):
+            raise TakenOver(
+                "lost its hold on the run, which another process may have taken over: it was silent too long"
+            )
 
     def interval(self, writing_s: float) -> float:
         """Seconds between the end of a checkpoint and the next, where the last took `writing_s`."""
@@ -139,6 +159,7 @@ class Attempt:
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """The curve so far, and signs of collapse as they appear."""
+        self.still_ours()
         write_curve(self.planned.folder, self.progress.state)
         for sign in signs_of_collapse(row):
             if sign not in self.progress.warnings:
@@ -150,12 +171,12 @@ class Attempt:
         content = self.checkpoints.load(self.reporter.note)
         if content is None:
             return "there is no checkpoint before it"
-        return f"the last good checkpoint, {self.checkpoints.newest.name}, is of step {content['state']['step']}"
+        return f"the last good checkpoint is of step {content['state']['step']}"
 
     def failed(self, error: Exception) -> Failed:
         """The error as one line, with the remedy; recorded where that can be written and the run is still ours."""
         folder, config, step = self.planned.folder, self.planned.config, self.progress.state.step
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(config.output):
             reason = f"{trouble(error)}; then the same command goes on"
         elif out_of_memory(error):
             reason = (
@@ -169,8 +190,9 @@ class Attempt:
             with suppress(OSError):
                 write_atomically(folder / "traceback.txt", "".join(traceback.format_exception(error)))
                 reason += f" ({folder / 'traceback.txt'} says where)"
+        reason = " ".join(reason.split())
         record = self.record("failed", reason, [])
-        if not isinstance(error, TakenOver):
+        if not lost(self.lease):
             with suppress(OSError):
                 record.write(folder / "record.json")
         return Failed(f"{self.planned.run_id} failed: {reason}", record)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from maskbench import config
+from maskbench import config, suite
 from maskbench.data.downloads import NAMES
 from maskbench.errors import UsageError
 
@@ -72,6 +72,18 @@ def _presets() -> Entries:
     return entries, {}
 
 
+def _suites() -> Entries:
+    entries = []
+    for name in suite.suite_names():
+        _, given = suite.read_suite(name)
+        runs = suite.grid(name, given, {})
+        summary = (
+            f"{len(runs)} runs: {len(given.strategies)} strategies, {len(given.seeds)} seeds, preset {given.preset}"
+        )
+        entries.append({"name": name, "summary": summary, "settings": given.model_dump(mode="json")})
+    return entries, {}
+
+
 def _datasets() -> Entries:
     entries = [
         {"name": "shapes", "summary": "generated: 10 shapes on cluttered backgrounds, with object masks; no download"},
@@ -119,5 +131,6 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "probes": lambda: _components("maskbench.probe"),
     "datasets": _datasets,
     "presets": _presets,
+    "suites": _suites,
     "pairs": _pairs,
 }

@@ -1,5 +1,6 @@
 """Who works on a run: a lease among its files, so that no two processes do the same one."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,27 +16,69 @@ class Busy(Exception):
     """Another process works on the run; the message says which."""
 
 
+class _Contender:
+    """This process's lease of a folder, kept from one attempt to the next: silence is measured by watching."""
+
+    def __init__(self, folder: Path) -> None:
+        self.lease = filelock.SoftFileLease(folder / LOCK, lease_duration=LEASE_S, thread_local=False)
+        self.seen: tuple[int, int] | None = None
+        self.since = 0.0
+
+    def attempt(self) -> bool:
+        """Whether the lease is ours now."""
+        if self.lease.is_locked:
+            return False  # by another thread
+        try:
+            self.lease.acquire(timeout=0)
+        except filelock.Timeout:
+            if not self._forsaken():
+                return False
+            # On file systems that cannot exchange two names, such as NFS, the library leaves stale leases alone.
+            self.lease.force_break()
+            with suppress(filelock.Timeout):
+                self.lease.acquire(timeout=0)
+        return bool(self.lease.is_locked)
+
+    def _forsaken(self) -> bool:
+        """Whether the holder has been silent for so long that the library should have taken the lease over."""
+        with suppress(OSError):
+            about = Path(self.lease.lock_file).stat()
+            if self.seen != (about.st_ino, about.st_mtime_ns):
+                self.seen, self.since = (about.st_ino, about.st_mtime_ns), time.monotonic()
+            return time.monotonic() - self.since > 1.5 * LEASE_S
+        return False
+
+    def holder(self) -> str:
+        owner = self.lease.owner
+        return "held" if owner is None else f"under way in process {owner.pid} on {owner.hostname}"
+
+
+_contenders: dict[Path, _Contender] = {}
+
+
 @contextmanager
 def claim(folder: Path, *, waiting: Callable[[str], None] | None) -> Iterator[filelock.SoftFileLease]:
     """Hold `folder` alone, on this machine and on others that share the file system.
 
     The lease names its holder's process and host. It ends with the block; after a crash the next process on the same
     host takes it over at once, another host after LEASE_S without a sign of life. Where the folder is held, `waiting`
-    is told by whom, once, and this waits; Busy at once if it is None. `lease.compromise` is not None once somebody else
-    took over because this process was silent for too long.
+    is told by whom, once, and this waits; Busy at once if it is None. See `lost` for the other side.
     """
-    lease = filelock.SoftFileLease(folder / LOCK, lease_duration=LEASE_S, thread_local=False)
-    try:
-        lease.acquire(timeout=0)
-    except filelock.Timeout:
-        owner = lease.owner
-        held = "held" if owner is None else f"under way in process {owner.pid} on {owner.hostname}"
+    contender = _contenders.setdefault(folder.resolve(), _Contender(folder))
+    if not contender.attempt():
         if waiting is None:
-            raise Busy(held) from None
-        waiting(held)
-        lease.acquire(poll_interval=POLL_S)
+            raise Busy(contender.holder())
+        waiting(contender.holder())
+        while not contender.attempt():
+            time.sleep(POLL_S)
     try:
-        yield lease
+        yield contender.lease
     finally:
         with suppress(OSError):  # on a disk that is gone; the lease then ends with the process
-            lease.release()
+            contender.lease.release()
+
+
+def lost(lease: filelock.SoftFileLease) -> bool:
+    """Whether somebody else may hold the folder, because this process was silent for too long."""
+    owner = lease.owner
+    return lease.compromise is not None or owner is None or owner.token != lease.token

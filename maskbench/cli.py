@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,8 @@ def main() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be left to read it
+        print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 

@@ -221,7 +221,7 @@ def parse(settings: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise _complaint(error) from None
+        raise complaint(error) from None
     if config.ratio is not None and config.regime == "paper":
         raise UsageError("ratio is for --regime matched; the paper regime uses each strategy's own")
     patch, size = config.model.patch_size, config.data.img_size
@@ -269,18 +269,21 @@ def expand(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int])
     return list({config.model_dump_json(): config for config in configs}.values())
 
 
-def _complaint(error: ValidationError) -> UsageError:
+def complaint(error: ValidationError, root: type[Section] = RunConfig) -> UsageError:
+    """The first mistake that pydantic found in settings of the form of `root`, in one line."""
     detail = error.errors()[0]
     where = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
-        section: Any = RunConfig
+        section: Any = root
         for part in where[:-1]:
             section = section.model_fields[part].annotation if part in section.model_fields else Spec
         return unknown("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if detail["type"] in ("model_type", "model_attributes_type"):
         message = "a mapping of settings"
-    path = ".".join(part for part in where if part in _KEYS or part.isdigit())
+    if detail["type"] == "missing":
+        return UsageError(f"{'.'.join(where)} is missing")
+    path = ".".join(part for part in where if part in _KEYS | root.model_fields.keys() or part.isdigit())
     return UsageError(f"{path}={detail['input']!r} should be {message}")
 
 

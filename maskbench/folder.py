@@ -14,23 +14,25 @@ from safetensors.torch import save as as_safetensors
 from maskbench.checkpoint import Checkpoints
 from maskbench.claim import LOCK, Busy, claim
 from maskbench.data.splits import Splits
-from maskbench.errors import UsageError
+from maskbench.errors import Failure, UsageError
 from maskbench.measures import model_facts
 from maskbench.pictures import masks_figure, save
 from maskbench.plan import Plan, pictured
 from maskbench.pretrain import State
 from maskbench.probe import ProbeResult
 from maskbench.record import RunRecord, Unreadable, read_record
-from maskbench.storage import PARTIAL, remove_partial, write_atomically
+from maskbench.storage import BROKEN, PARTIAL, remove_partial, trouble, write_atomically
 
 
 def writable(folder: Path) -> None:
-    """Make `folder` if need be; UsageError where nothing can be written."""
+    """Make `folder` if need be; UsageError where nothing can be written, Failure where the disk is full or broken."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:  # no name that another process could meet
             file.write(b"x")
     except OSError as error:
+        if error.errno in BROKEN:
+            raise Failure(f"{folder}: {trouble(error)}") from None
         raise UsageError(f"cannot write to {folder} ({error.strerror}); choose another --output") from None
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,7 +26,8 @@ def stoppable() -> Iterator[Callable[[], int | None]]:
     """Within the block, the first signal does no more than that the yielded function returns its number.
 
     The second acts as it would outside: it stops the process at once. Signals that were ignored stay ignored. Outside
-    the main thread, which alone receives signals, nothing changes.
+    the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by Interrupted
+    although a signal came raises Interrupted, so that none is lost.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -39,7 +40,8 @@ def stoppable() -> Iterator[Callable[[], int | None]]:
     def hear(number: int, _: FrameType | None) -> None:
         asked.append(number)
         restore()
-        os.write(2, b"\nmaskbench: saving after this step; once more stops at once\n")
+        with suppress(OSError):  # whoever read it may have been stopped too
+            os.write(2, b"\nmaskbench: saving after this step; once more stops at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         ours = set()
@@ -47,5 +49,11 @@ def stoppable() -> Iterator[Callable[[], int | None]]:
         signal.signal(number, hear)
     try:
         yield lambda: asked[0] if asked else None
+    except Exception as error:
+        if asked:
+            raise Interrupted("stopped", asked[0]) from error
+        raise
     finally:
         restore()
+    if asked:
+        raise Interrupted("stopped", asked[0])

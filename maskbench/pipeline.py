@@ -10,7 +10,7 @@ from maskbench.checkpoint import Checkpoints
 from maskbench.claim import POLL_S, Busy, claim
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
-from maskbench.errors import Failure
+from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished, tidy, writable
 from maskbench.plan import Plan, build, load_splits, plan, preflight
 from maskbench.progress import Progress
@@ -36,11 +36,13 @@ def run(
     """
     reporter = reporter or Reporter()
     planned = checked(config)
+    if force:
+        forget(planned)
 
     def wait(holder: str) -> None:
         reporter.note(f"{planned.run_id} is {holder}; waiting")
 
-    return attempted(planned, force, reporter, checkpoint_every, wait)
+    return attempted(planned, reporter, checkpoint_every, wait)
 
 
 def run_all(
@@ -56,13 +58,15 @@ def run_all(
     """
     reporter = reporter or Reporter()
     missing = {planned.run_id: planned for planned in map(checked, configs)}
+    for planned in missing.values() if force else ():
+        forget(planned)
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
     told: set[str] = set()
     while missing:
         busy = {}
         for run_id, planned in missing.items():
             try:
-                records[run_id] = attempted(planned, force, reporter, checkpoint_every, None)
+                records[run_id] = attempted(planned, reporter, checkpoint_every, None)
             except Failed as failure:
                 reporter.note(str(failure))
                 records[run_id] = failure.record
@@ -81,15 +85,29 @@ def checked(config: RunConfig) -> Plan:
     """The plan of a run that can be done. UsageError for whatever the user can put right; nothing is written."""
     planned, splits = load_splits(plan(config))
     preflight(planned, splits, build(planned, splits))
+    finished(planned.folder)
     return planned
 
 
+def forget(planned: Plan) -> None:
+    """Make a run one that was never begun, so that it is repeated. UsageError where a process is at it."""
+    folder = planned.folder
+    if not folder.exists():
+        return
+    try:
+        with claim(folder, waiting=None):
+            (folder / "record.json").unlink(missing_ok=True)
+            Checkpoints(folder).remove()
+    except Busy as busy:
+        raise UsageError(f"{planned.run_id} is {busy}; stop it first, or leave out --force") from None
+
+
 def attempted(
-    planned: Plan, force: bool, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
+    planned: Plan, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
 ) -> RunRecord:
     """The run's record: read where it is finished, else made, by this process alone. wait: see `claim`."""
     folder = planned.folder
-    record = None if force else finished(folder)
+    record = finished(folder)
     if record is not None:
         if record.status == "complete":
             tidy(folder)
@@ -98,13 +116,11 @@ def attempted(
     writable(folder)
     try:
         with claim(folder, waiting=wait) as lease:
-            record = None if force else finished(folder)
+            record = finished(folder)
             if record is not None:  # by whoever was waited for
                 return record
             remove_partial(folder)
             checkpoints = Checkpoints(folder)
-            if force:
-                checkpoints.remove()
             planned, splits = load_splits(planned)
             attempt = Attempt(planned, splits, begin(planned, splits), checkpoints, lease, reporter, checkpoint_every)
             return attempt()
@@ -117,6 +133,7 @@ def begin(planned: Plan, splits: Splits) -> Progress:
     config, device = planned.config, torch.device(planned.config.system.device)
     settle(config.system)
     reset_peak_memory(device)
-    identity = {"strategy_version": planned.strategy.version, **config.model_dump(mode="json")}
+    versions = {"strategy_version": planned.strategy.version, "objective_version": planned.objective.version}
+    identity = {**versions, "data_fingerprint": splits.fingerprint, **config.model_dump(mode="json")}
     around = environment(config.system.model_dump(mode="json"))
     return Progress(build(planned, splits), Stopwatch(device), identity, around)

@@ -119,6 +119,11 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
         view = pictured(planned, splits, state)[1]
     except ValueError as error:
         raise UsageError(f"strategy {planned.strategy.name}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"strategy {planned.strategy.name} raised {type(error).__name__}: {error}; "
+            f"`maskbench check` shows more of what it does"
+        ) from error
     reason = unfit(planned.strategy, planned.objective, view)
     if reason is not None:
         raise UsageError(reason)

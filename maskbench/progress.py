@@ -1,6 +1,5 @@
 """All of a run that changes while it goes on: what a checkpoint holds, and what a resumed run goes on from."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +13,15 @@ from maskbench.pretrain import Diverged, State
 from maskbench.system import peak_memory_mib
 from maskbench.timing import Stopwatch
 
+FORMAT = 1  # of a checkpoint: raise it when what it holds changes
 ELSEWHERE = ("output", "system.device", "data.data_dir")  # what a run may be resumed with another value of
+MOVED = "resumed elsewhere"  # how a warning begins
 MACHINE = ("versions", "cpu", "gpu", "device", "threads")  # what of the environment moves the last digits
 
 
 @dataclass
 class Progress:
-    """A run under way. `identity` is what says that a checkpoint is this run's: strategy version, configuration."""
+    """A run under way. `identity` is what says that a checkpoint is this run's: versions, data, configuration."""
 
     state: State
     watch: Stopwatch
@@ -46,11 +47,11 @@ class Progress:
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint; the watch is paused. Diverged rather than one that holds no numbers."""
         start = time.perf_counter()
-        loss = self.state.loss_sum.item()
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {self.state.step}; lower the learning rate")
+        if not self.finite():
+            raise Diverged(f"weights or loss are no numbers after step {self.state.step}; lower the learning rate")
         checkpoints.save(
             {
+                "format": FORMAT,
                 "identity": self.identity,
                 "environment": self.environment,
                 "state": self.state.state_dict(),
@@ -64,11 +65,21 @@ class Progress:
         )
         self.checkpoint_s += time.perf_counter() - start
 
+    def finite(self) -> bool:
+        """Whether the loss so far and every weight are numbers; one wait for the device."""
+        parts = [self.state.loss_sum, *self.state.head.parameters()]
+        parts += [] if self.state.module is None else self.state.module.parameters()
+        return bool(
+            torch.stack([part.detach().abs().amax().float() for part in parts if part.numel()]).isfinite().all()
+        )
+
     def resume(self, checkpoints: Checkpoints, note: Callable[[str], None]) -> bool:
         """Go on from the newest checkpoint, if there is one. UsageError where it is another configuration's."""
         content = checkpoints.load(note)
         if content is None:
             return False
+        if content.get("format") != FORMAT:
+            raise UsageError(f"{checkpoints.newest} was written by another version of maskbench; --force starts afresh")
         differences = differing(self.identity, content["identity"], but=ELSEWHERE)
         if differences:
             raise UsageError(
@@ -84,7 +95,7 @@ class Progress:
         here, there = ({key: known.get(key) for key in MACHINE} for known in (self.environment, content["environment"]))
         moved = differing(here, there)
         if moved:
-            self.warnings[f"resumed elsewhere, so the last digits may differ: {'; '.join(moved)}"] = None
+            self.warnings[f"{MOVED}, so the last digits may differ: {'; '.join(moved)}"] = None
         return True
 
 

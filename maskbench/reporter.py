@@ -32,11 +32,19 @@ class Reporter:
         """The record is written, or the run was left."""
 
 
+class Errors(Console):
+    """stderr. A reader that is gone stops no run."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence."""
+
+
 class Terminal(Reporter):
     """Lines and, on a terminal, a progress bar with loss, images/s and time left, all on stderr."""
 
-    def __init__(self) -> None:
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    def __init__(self, bar: bool = True) -> None:
+        self.bar = bar
+        self.console = Errors(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._batch = 0
@@ -61,7 +69,7 @@ class Terminal(Reporter):
             )
         else:
             self.note(f"{planned.run_id}: {planned.label}, not trained")
-        if not self.console.is_terminal:
+        if not (self.bar and self.console.is_terminal):
             return
         self._progress = Progress(
             TextColumn("{task.description}"),

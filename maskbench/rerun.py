@@ -11,7 +11,7 @@ from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished
 from maskbench.pipeline import run
 from maskbench.plan import load_splits, plan
-from maskbench.progress import differing
+from maskbench.progress import MOVED, differing
 from maskbench.record import RunRecord, Unreadable, read_record
 from maskbench.reporter import Reporter
 
@@ -67,6 +67,8 @@ def rerun(
             f"the data in {config.data.dataset} are not the record's: fingerprint {splits.fingerprint}, recorded "
             f"{record.dataset['fingerprint']}; --dataset names others"
         )
+    if planned.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise UsageError(f"{output} is where the record lies; choose another --output for its repetition")
     if planned.run_id != record.run_id:
         reporter.note(f"the same settings make {planned.run_id} now: what they mean has changed since")
     done_before = finished(planned.folder) is not None
@@ -89,13 +91,13 @@ def compare(record: RunRecord, again: RunRecord) -> Verdict:
     numbers are not compared.
     """
     here, there = ({key: known.get(key) for key in SAME} for known in (again.environment, record.environment))
-    elsewhere = differing(here, there)
+    elsewhere = differing(here, there) + [warning for warning in record.warnings if warning.startswith(MOVED)]
     stored, repeated = numbers(record), numbers(again)
     claims = []
     for name, value in stored.items():
         low, high = value, value
         if elsewhere:
-            if "/top1/" not in name:
+            if "/top1/" not in name or name.startswith("curve/"):  # a curve's are of fewer images
                 continue
             count = record.dataset["sizes"]["test"]
             low, high = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 PARTIAL = ".partial"  # how the names of files under way end
 
+BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what no other --output on the same disk would help against
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the quota is used up: free some space",
@@ -27,7 +28,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -47,8 +48,9 @@ def _written(path: Path, content: bytes | memoryview) -> Path:
     return partial
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file or a folder's names to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:

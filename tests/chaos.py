@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+from safetensors.numpy import load_file
+
 import maskbench.analysis.plots
 import maskbench.analysis.tables
 import maskbench.pipeline  # noqa: F401
@@ -147,6 +149,10 @@ def results(cwd: Path) -> dict[str, Any]:
         record["metrics"] = without_costs(record["metrics"])
         record["curve"] = [without_costs(row) for row in record["curve"]]
         with_files = {name.name: digest(name) for name in path.parent.glob("*.npz")}
+        encoder = load_file(path.parent / "encoder.safetensors")  # whose header is in no fixed order
+        with_files["encoder"] = hashlib.sha256(
+            b"".join(encoder[name].tobytes() for name in sorted(encoder))
+        ).hexdigest()
         found[path.parent.name] = json.dumps({**record, **with_files}, sort_keys=True)
     return found
 
@@ -291,6 +297,9 @@ class Lab:
             outcome = attempt([*ONE, *EVERY_STEP], folder, at=number, fault=error)
             assert "Traceback" not in outcome.said, outcome.said
             assert {path: digest(path) for path in kept} == kept, "what was finished has changed"
+            assert outcome.code in (0, 1, 2), outcome.said
+            if error in (errno.ENOSPC, errno.EIO):
+                assert outcome.code != 2, outcome.said  # 2 is for what was asked for
             if outcome.code:
                 lines = [line for line in outcome.said.splitlines() if str(folder) in line or "results/" in line]
                 assert any(remedy in outcome.said for remedy in REMEDIES[error]), outcome.said

@@ -1,19 +1,23 @@
 """Checkpoints: whole or not there, the last two kept, and a run that goes on from one ends with the same numbers."""
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from maskbench import data
 from maskbench.attempt import Attempt
 from maskbench.checkpoint import Checkpoints, Damaged, seal, unseal
 from maskbench.errors import UsageError
 from maskbench.interrupt import Interrupted
-from maskbench.pipeline import run
+from maskbench.pipeline import run, run_all
 from maskbench.plan import plan
 from maskbench.reporter import Reporter
+from tests.test_data import write_folders
 from tests.test_interrupt import numbers
 from tests.tiny import tiny
 
@@ -191,3 +195,67 @@ def test_checkpoints_are_rarer_where_they_are_slow_to_write(tmp_path: Path) -> N
 
     assert [interval(None, writing_s) for writing_s in (0.0, 2.9, 15.0)] == [300.0, 300.0, 1500.0]
     assert interval(10.0, 15.0) == 10.0 and interval(0.0, 15.0) == 0.0
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    write_folders(tmp_path / "photos", "train", 0, 300)
+    write_folders(tmp_path / "photos", "test", 300, 30)
+    config = tiny(tmp_path / "out", data__dataset=str(tmp_path / "photos"), probes="knn")
+    with pytest.raises(Interrupted):
+        run(config, reporter=Stopper(3), checkpoint_every=0)
+    write_folders(tmp_path / "photos", "train", 600, 3)
+    data.load.cache_clear()  # as in a new process
+    with pytest.raises(UsageError, match="another configuration .data_fingerprint is"):
+        run(config)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tiny(tmp_path), reporter=Stopper(3), checkpoint_every=0)
+    checkpoints = Checkpoints(plan(tiny(tmp_path)).folder)
+    content = checkpoints.load(pytest.fail)
+    assert content is not None
+    checkpoints.save({**content, "format": 0})
+    with pytest.raises(UsageError, match="written by another version of maskbench; --force starts afresh"):
+        run(tiny(tmp_path))
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_weights_that_are_no_numbers_are_never_good(tmp_path: Path, step: int) -> None:
+    """Also where the loss, which is that of before the update, still is one; also after the last step."""
+
+    class Poisoner(Reporter):
+        def step(self, state, loss) -> None:  # type: ignore[no-untyped-def]
+            if state.step == step:
+                next(state.head.parameters()).data.fill_(float("nan"))
+
+    record = run(tiny(tmp_path, probes="knn"), reporter=Poisoner(), checkpoint_every=0)
+    assert record.status == "diverged" and record.error is not None
+    assert f"the last good checkpoint is of step {step - 1}" in record.error
+
+
+def test_a_signal_in_the_last_reading_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from maskbench import attempt
+
+    class Reading(attempt.OnlineKnn):
+        def __call__(self, encoder):  # type: ignore[no-untyped-def]
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(encoder)
+
+    monkeypatch.setattr(attempt, "OnlineKnn", Reading)
+    config = tiny(tmp_path, train__online_every=2, probes="knn")
+    with pytest.raises(Interrupted) as asked:
+        run(config)
+    assert asked.value.signal == signal.SIGTERM
+    monkeypatch.undo()
+    assert run(config).interruptions == 1
+
+
+def test_force_forgets_a_whole_set_before_it_begins(tmp_path: Path) -> None:
+    configs = [tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")]
+    run_all(configs)
+    with pytest.raises(Interrupted):
+        run_all(configs, force=True, reporter=Stopper(3))
+    reporter = Stopper()
+    run_all(configs, reporter=reporter)  # the command that is printed has no --force
+    assert not any("is done already" in line for line in reporter.said)

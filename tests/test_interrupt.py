@@ -108,3 +108,16 @@ def test_in_a_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert found == [(None, signal.getsignal(signal.SIGTERM))]
+
+
+@pytest.mark.integration
+def test_a_reader_that_is_gone_stops_nothing(tmp_path: Path) -> None:
+    """`maskbench run 2>&1 | tee log` and Ctrl-C, which ends tee as well."""
+    with started(tmp_path, "--strategy", "random") as process:
+        until(process, "240 steps of 32")
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert list(tmp_path.glob("results/quick/runs/random-*/checkpoint.pt"))
+    assert not list(tmp_path.glob("results/quick/runs/random-*/record.json"))

@@ -12,8 +12,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from maskbench.errors import UsageError
+from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
+from maskbench.storage import BROKEN, trouble
 
 T = TypeVar("T")
 
@@ -40,6 +41,8 @@ def writing(folder: Path, write: Callable[[], T]) -> T:
     try:
         return write()
     except OSError as error:
+        if error.errno in BROKEN:
+            raise Failure(trouble(error)) from None
         raise UsageError(f"cannot write under {folder}: {error.strerror}; free space or change permissions") from None
 
 

@@ -9,6 +9,7 @@ import typer
 
 from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
 from maskbench.commands.results import figures_of, tables_of
+from maskbench.errors import UsageError
 
 
 class Precision(StrEnum):
@@ -39,10 +40,15 @@ def run(
     blr: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option()] = None,
     weight_decay: Annotated[float | None, typer.Option()] = None,
-    seeds: Annotated[str, typer.Option(help="0,1,2 or 0-4")] = "0",
+    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4; 0 if not given.")] = None,
     limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
     probes: Annotated[str | None, typer.Option(help="NAME[:key=value...],...")] = None,
-    preset: Annotated[str, typer.Option(help="Settings to start from; see `list presets`.")] = "quick",
+    preset: Annotated[
+        str | None, typer.Option(help="Settings to start from; see `list presets`; quick if not given.")
+    ] = None,
+    suite: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A grid of runs; see `list suites`.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long, and stop.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
     ] = None,
@@ -64,6 +70,7 @@ def run(
 ) -> None:
     """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed."""
     from maskbench import config as settings_of
+    from maskbench.suite import grid, read_suite
 
     load_plugins(plugin)
     flags: dict[str, Any] = {
@@ -90,9 +97,18 @@ def run(
         "system.compile": compile_,
         "system.deterministic": deterministic or None,
     }
-    settings = _laid_over(preset, config, flags, set_ or [])
-    chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
-    configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds))
+    given = {path: value for path, value in flags.items() if value is not None}
+    if suite is not None:
+        if strategy or preset or config:
+            raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
+        name, read = read_suite(suite)
+        if seeds is not None:
+            read = read.model_copy(update={"seeds": settings_of.parse_seeds(seeds)})
+        configs = grid(name, read, {**given, **settings_of.assignments(set_ or [])})
+    else:
+        settings = _laid_over(preset or "quick", config, given, set_ or [])
+        chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
+        configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds or "0"))
     if print_config:
         import yaml
 
@@ -102,7 +118,16 @@ def run(
         from maskbench.data.downloads import fetch
 
         fetch(configs[0].data.dataset, configs[0].data.data_dir)
-    _run(configs, force, checkpoint_every, as_json)
+    _run(
+        configs,
+        jobs,
+        plugin or [],
+        force,
+        checkpoint_every,
+        plan_first=suite is not None,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -112,17 +137,40 @@ def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignment
     settings = {"output": f"results/{preset}", **config.preset(preset)}
     if file is not None:
         settings = config.merge(settings, config.read_yaml(file))
-    settings = config.merge(settings, {path: value for path, value in flags.items() if value is not None})
+    settings = config.merge(settings, flags)
     return config.merge(settings, config.assignments(assignments))
 
 
-def _run(configs: list[Any], force: bool, checkpoint_every: float | None, as_json: bool) -> None:
+def _run(
+    configs: list[Any],
+    jobs: int,
+    plugins: list[str],
+    force: bool,
+    checkpoint_every: float | None,
+    *,
+    plan_first: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     from maskbench.pipeline import run_all
     from maskbench.reporter import Terminal
 
     reporter = Terminal()
+    if plan_first or dry_run:
+        text = _told(configs, jobs)
+        if dry_run:
+            print(text)
+            return
+        reporter.note(text)
     with resumable():
-        records = run_all(configs, force=force, reporter=reporter, checkpoint_every=checkpoint_every)
+        if jobs == 1:
+            records = run_all(configs, force=force, reporter=reporter, checkpoint_every=checkpoint_every)
+        else:
+            from maskbench.executor import run_in_parallel
+
+            records = run_in_parallel(
+                configs, jobs, plugins=plugins, force=force, reporter=reporter, checkpoint_every=checkpoint_every
+            )
     output = Path(configs[0].output)
     tables = tables_of(output)
     figures = figures_of(output)
@@ -133,5 +181,33 @@ def _run(configs: list[Any], force: bool, checkpoint_every: float | None, as_jso
     reporter.note(f"tables: {output / 'tables'}")
     reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
     reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
-    if any(record.status != "complete" for record in records):
+    unfinished = [record for record in records if record.status != "complete"]
+    for record in unfinished:
+        reporter.note(f"{record.run_id} {record.status}: {record.error}")
+    if unfinished or len(records) < len(configs):
         raise typer.Exit(1)
+
+
+def _told(configs: list[Any], jobs: int) -> str:
+    """Which runs there are, what is done of them, and about how long the rest takes."""
+    from tabulate import tabulate
+
+    from maskbench.estimate import expect
+    from maskbench.pipeline import checked
+
+    expected = expect([checked(config) for config in configs])
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for each in expected:
+        planned = each.planned
+        row = rows.setdefault((planned.label, planned.run_id.rpartition("-s")[0]), [planned.label, 0, 0, 0, 0.0])
+        row[1] += 1
+        row[2] += each.state == "done"
+        row[3] += each.state == "started"
+        row[4] += (each.seconds or 0) / 60
+    table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
+    left = sum(each.seconds or 0 for each in expected)
+    done = sum(each.state == "done" for each in expected)
+    return (
+        f"{table}\n{len(expected)} runs for {configs[0].output}, {done} done; the rest takes about {left / 60:.0f} "
+        f"minutes of this machine, one after another"
+    )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from maskbench.data.splits import Images
+from maskbench.storage import sync
 
+STALE_S = 86_400.0  # age at which a half-written file is nobody's any more
 VERSION = 1  # of the packing: raise it when the same files would be packed differently
 
 
@@ -59,11 +62,16 @@ def _write(path: Path, packed: Packed) -> None:
                 tensors[f"{name}.{field}"] = value.contiguous()
     about = {"classes": json.dumps(packed.classes), "fingerprint": packed.fingerprint}
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob("*.partial"):  # of a process that was killed
+        if time.time() - stale.stat().st_mtime > STALE_S:
+            stale.unlink(missing_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)
     try:
         save_file(tensors, partial, about)
+        sync(Path(partial))
         Path(partial).replace(path)
+        sync(path.parent)
     finally:
         Path(partial).unlink(missing_ok=True)
 

@@ -1,0 +1,79 @@
+"""How long a set of runs will take: from records of the same kind where there are any, else from a few steps."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from maskbench.checkpoint import Checkpoints
+from maskbench.folder import finished
+from maskbench.plan import Plan, build, load_splits
+from maskbench.pretrain import outcome_of, steps_per_epoch, update
+from maskbench.probe import features_of
+from maskbench.timing import Stopwatch
+
+TRIED = 5  # steps, of which the median counts
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A run of a set: what there is of it, and the seconds that it still takes, None where it is done."""
+
+    planned: Plan
+    state: Literal["done", "started", "open"]
+    seconds: float | None
+
+
+def expect(planned: Sequence[Plan]) -> list[Expected]:
+    """What each run will take on this machine alone: about, for the same run takes more beside others. A run whose like
+    (another seed) is done takes what that took, from its record; others are tried for a few steps and one extraction
+    of features. Interrupted ones are counted whole."""
+    known: dict[str, list[float]] = {}
+    states: list[Literal["done", "started", "open"]] = []
+    for each in planned:
+        record = finished(each.folder)
+        started = Checkpoints(each.folder).newest.exists()
+        states.append("done" if record is not None else "started" if started else "open")
+        if record is not None:
+            known.setdefault(_kind(each), []).append(record.metrics["cost/wall_s"])
+    expected = []
+    for each, state in zip(planned, states, strict=True):
+        if state != "done" and _kind(each) not in known:
+            known[_kind(each)] = [_tried(each)]
+        seconds = None if state == "done" else statistics.median(known[_kind(each)])
+        expected.append(Expected(each, state, seconds))
+    return expected
+
+
+def _kind(planned: Plan) -> str:
+    return planned.run_id.rpartition("-s")[0]
+
+
+def _tried(planned: Plan) -> float:
+    """Seconds for a run, by trial."""
+    planned, splits = load_splits(planned)
+    config, state = planned.config, build(planned, splits)
+    device = splits.train.labels.device
+    start = time.perf_counter()
+    features_of(state.head.encoder, splits, config.system)
+    probing = 2 * (time.perf_counter() - start)  # the probes themselves take about as long as their features
+    if not planned.objective.trains:
+        return probing
+    per_epoch = steps_per_epoch(config, len(splits.train))
+    index = torch.arange(config.train.batch_size, device=device)
+    times = []
+    state.head.train()
+    for _ in range(TRIED):
+        start = time.perf_counter()
+        _, outcome = outcome_of(config, splits, planned.strategy, state, index, 0, 0.5, Stopwatch(device))
+        state.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        update(config, state, per_epoch)
+        state.head.after_step(0.5)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * config.train.epochs * per_epoch + probing

@@ -1,0 +1,142 @@
+"""Many runs on one machine: several processes, each with a share of the cores, no crash of one touching the others."""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import torch
+
+from maskbench.config import RunConfig
+from maskbench.errors import Failure
+from maskbench.interrupt import Interrupted
+from maskbench.pipeline import attempted, checked, forget
+from maskbench.plan import Plan
+from maskbench.record import RunRecord
+from maskbench.reporter import Reporter
+
+LATER_S = 1.0  # between attempts at runs that processes of somebody else are at
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a worker made of a run: its record, or who else is at it, or that it was saved because it was asked to."""
+
+    record: RunRecord | None = None
+    busy: str | None = None
+    interrupted: str | None = None
+
+
+def run_in_parallel(
+    configs: Sequence[RunConfig],
+    jobs: int,
+    *,
+    plugins: Sequence[str] = (),
+    force: bool = False,
+    reporter: Reporter | None = None,
+    checkpoint_every: float | None = None,
+) -> list[RunRecord]:
+    """Every run, each once, in `jobs` processes that share cores and GPUs evenly; the records, in order.
+
+    All are checked before the first is started. A run that diverges or fails does not stop the others, and neither does
+    a process that dies, which another one replaces; its run has no record and is told. plugins: to load in each.
+    Interrupted once all have saved, when asked to stop; a second time stops at once.
+    """
+    reporter = reporter or Reporter()
+    planned = {each.run_id: each for each in map(checked, configs)}
+    for each in planned.values() if force else ():
+        forget(each)
+    waiting, records = deque(planned), dict[str, RunRecord]()
+    pools = [_pool(number, jobs, plugins) for number in range(jobs)]
+    free, running = list(range(jobs)), dict[Future[Result], tuple[int, str]]()
+    try:
+        while waiting or running:
+            while waiting and free:
+                number, run_id = free.pop(), waiting.popleft()
+                config = _on_device(planned[run_id], number)
+                running[pools[number].submit(_work, config, checkpoint_every)] = (number, run_id)
+            done, _ = wait(running, timeout=LATER_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                number, run_id = running.pop(future)
+                free.append(number)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    reporter.note(f"{run_id}: its process died; the same command tries it again from its checkpoint")
+                    pools[number] = _pool(number, jobs, plugins)
+                    continue
+                if result.record is not None:
+                    records[run_id] = result.record
+                elif result.busy is not None:
+                    waiting.append(run_id)
+                else:
+                    raise Interrupted(f"{len(records)} of {len(planned)} runs are done", signal.SIGTERM)
+    except (KeyboardInterrupt, Interrupted) as asked:
+        _stop(running)
+        text = f"{len(records)} of {len(planned)} runs are done, those under way are saved"
+        raise Interrupted(text, getattr(asked, "signal", signal.SIGINT)) from None
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return [records[run_id] for run_id in planned if run_id in records]
+
+
+def _pool(number: int, jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
+    """One process, spawned, so that it holds nothing of this one's."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _begin, (threads, tuple(plugins)))
+
+
+def _begin(threads: int, plugins: Sequence[str]) -> None:
+    """Ctrl-C of a terminal reaches every process; only the first one acts on it, and asks the others by SIGTERM."""
+    from maskbench.strategy import REGISTRY
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    for plugin in plugins:
+        REGISTRY.load(plugin)
+
+
+def _on_device(planned: Plan, number: int) -> RunConfig:
+    config = planned.config
+    if config.system.device != "cuda" or torch.cuda.device_count() < 2:
+        return config
+    device = f"cuda:{number % torch.cuda.device_count()}"
+    return config.model_copy(update={"system": config.system.model_copy(update={"device": device})})
+
+
+def _work(config: RunConfig, checkpoint_every: float | None) -> Result:
+    """In a worker: one run."""
+    from maskbench.attempt import Failed
+    from maskbench.claim import Busy
+    from maskbench.plan import plan
+    from maskbench.reporter import Terminal
+
+    reporter = Terminal(bar=False)
+    try:
+        return Result(record=attempted(plan(config), reporter, checkpoint_every, None))
+    except Failed as failure:
+        reporter.note(str(failure))
+        return Result(record=failure.record)
+    except Busy as busy:
+        return Result(busy=str(busy))
+    except Interrupted as interruption:
+        return Result(interrupted=str(interruption))
+
+
+def _stop(running: dict[Future[Result], tuple[int, str]]) -> None:
+    """Ask every worker to save, and wait until all have; at once where this is interrupted too."""
+    children = multiprocessing.active_children()
+    try:
+        for child in children:
+            child.terminate()
+        wait(running)
+    except (KeyboardInterrupt, Interrupted):
+        for child in children:
+            child.kill()
+        raise Failure("stopped at once; the same command goes on from the last checkpoints") from None
