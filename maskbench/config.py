@@ -270,8 +270,9 @@ def expand(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int])
 
 
 def complaint(error: ValidationError, root: type[Section] = RunConfig) -> UsageError:
-    """The first mistake that pydantic found in settings of the form of `root`, in one line."""
-    detail = error.errors()[0]
+    """The telling mistake among those that pydantic found in settings of the form of `root`, in one line."""
+    found = error.errors()
+    detail = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo explains the rest
     where = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
         section: Any = root

@@ -2,15 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from maskbench.checkpoint import Checkpoints
+from maskbench.config import RunConfig
 from maskbench.folder import finished
-from maskbench.plan import Plan, build, load_splits
+from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import outcome_of, steps_per_epoch, update
 from maskbench.probe import features_of
 from maskbench.timing import Stopwatch
@@ -20,18 +21,19 @@ TRIED = 5  # steps, of which the median counts
 
 @dataclass(frozen=True)
 class Expected:
-    """A run of a set: what there is of it, and the seconds that it still takes, None where it is done."""
+    """A run of a set: what there is of it, and the seconds that it still takes: 0 where it is done, None if unknown."""
 
     planned: Plan
     state: Literal["done", "started", "open"]
     seconds: float | None
 
 
-def expect(planned: Sequence[Plan]) -> list[Expected]:
+def expect(planned: Sequence[Plan], trial: Callable[[RunConfig], float | None]) -> list[Expected]:
     """What each run will take on this machine alone: about, for the same run takes more beside others. A run whose like
-    (another seed) is done takes what that took, from its record; others are tried for a few steps and one extraction
-    of features. Interrupted ones are counted whole."""
+    (another seed) is done takes what that took, from its record; others go through `trial`, which returns
+    what `seconds_for` does, or None where that fails. Interrupted ones are counted whole."""
     known: dict[str, list[float]] = {}
+    tried: dict[str, float | None] = {}
     states: list[Literal["done", "started", "open"]] = []
     for each in planned:
         record = finished(each.folder)
@@ -41,9 +43,14 @@ def expect(planned: Sequence[Plan]) -> list[Expected]:
             known.setdefault(_kind(each), []).append(record.metrics["cost/wall_s"])
     expected = []
     for each, state in zip(planned, states, strict=True):
-        if state != "done" and _kind(each) not in known:
-            known[_kind(each)] = [_tried(each)]
-        seconds = None if state == "done" else statistics.median(known[_kind(each)])
+        kind = _kind(each)
+        seconds: float | None = 0.0
+        if state != "done" and kind in known:
+            seconds = statistics.median(known[kind])
+        elif state != "done":
+            if kind not in tried:
+                tried[kind] = trial(each.config)
+            seconds = tried[kind]
         expected.append(Expected(each, state, seconds))
     return expected
 
@@ -52,9 +59,9 @@ def _kind(planned: Plan) -> str:
     return planned.run_id.rpartition("-s")[0]
 
 
-def _tried(planned: Plan) -> float:
-    """Seconds for a run, by trial."""
-    planned, splits = load_splits(planned)
+def seconds_for(config: RunConfig) -> float:
+    """Seconds for a run, by a few steps of its training and one extraction of features."""
+    planned, splits = load_splits(plan(config))
     config, state = planned.config, build(planned, splits)
     device = splits.train.labels.device
     start = time.perf_counter()

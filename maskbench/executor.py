@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 
 from maskbench.config import RunConfig
 from maskbench.errors import Failure
+from maskbench.estimate import seconds_for
 from maskbench.interrupt import Interrupted
 from maskbench.pipeline import attempted, checked, forget
 from maskbench.plan import Plan
@@ -51,7 +52,7 @@ def run_in_parallel(
     for each in planned.values() if force else ():
         forget(each)
     waiting, records = deque(planned), dict[str, RunRecord]()
-    pools = [_pool(number, jobs, plugins) for number in range(jobs)]
+    pools = [_pool(jobs, plugins) for number in range(jobs)]
     free, running = list(range(jobs)), dict[Future[Result], tuple[int, str]]()
     try:
         while waiting or running:
@@ -67,7 +68,7 @@ def run_in_parallel(
                     result = future.result()
                 except BrokenProcessPool:
                     reporter.note(f"{run_id}: its process died; the same command tries it again from its checkpoint")
-                    pools[number] = _pool(number, jobs, plugins)
+                    pools[number] = _pool(jobs, plugins)
                     continue
                 if result.record is not None:
                     records[run_id] = result.record
@@ -85,8 +86,25 @@ def run_in_parallel(
     return [records[run_id] for run_id in planned if run_id in records]
 
 
-def _pool(number: int, jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
-    """One process, spawned, so that it holds nothing of this one's."""
+def tried_out(plugins: Sequence[str]) -> Callable[[RunConfig], float | None]:
+    """`maskbench.estimate.seconds_for` in a process of its own, which a strategy that crashes cannot take this one's
+    life with; None where it fails."""
+    pools = [_pool(1, plugins)]
+
+    def trial(config: RunConfig) -> float | None:
+        try:
+            return pools[0].submit(seconds_for, config).result()
+        except BrokenProcessPool:
+            pools[0] = _pool(1, plugins)
+        except Exception:  # the run will say what it is
+            return None
+        return None
+
+    return trial
+
+
+def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
+    """One process, spawned, so that it holds nothing of this one's; `jobs` share the cores."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, _begin, (threads, tuple(plugins)))

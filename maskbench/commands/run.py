@@ -157,7 +157,7 @@ def _run(
 
     reporter = Terminal()
     if plan_first or dry_run:
-        text = _told(configs, jobs)
+        text = _told(configs, plugins)
         if dry_run:
             print(text)
             return
@@ -188,14 +188,15 @@ def _run(
         raise typer.Exit(1)
 
 
-def _told(configs: list[Any], jobs: int) -> str:
+def _told(configs: list[Any], plugins: list[str]) -> str:
     """Which runs there are, what is done of them, and about how long the rest takes."""
     from tabulate import tabulate
 
     from maskbench.estimate import expect
+    from maskbench.executor import tried_out
     from maskbench.pipeline import checked
 
-    expected = expect([checked(config) for config in configs])
+    expected = expect([checked(config) for config in configs], tried_out(plugins))
     rows: dict[tuple[str, str], list[Any]] = {}
     for each in expected:
         planned = each.planned
@@ -203,7 +204,7 @@ def _told(configs: list[Any], jobs: int) -> str:
         row[1] += 1
         row[2] += each.state == "done"
         row[3] += each.state == "started"
-        row[4] += (each.seconds or 0) / 60
+        row[4] = "?" if each.seconds is None or row[4] == "?" else row[4] + each.seconds / 60
     table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
     left = sum(each.seconds or 0 for each in expected)
     done = sum(each.state == "done" for each in expected)
