@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from maskbench.interrupt import stoppable
+from maskbench.interrupt import Interrupted, stoppable
 from maskbench.record import RunRecord, read_record
 
 LONG = ["--epochs", "60", "--limit", "128", "--batch-size", "32", "--warmup-epochs", "0", "--probes", "knn"]
@@ -89,11 +89,12 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 def test_signals_are_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with stoppable() as asked:
+    with pytest.raises(Interrupted) as stopped, stoppable() as asked:
         assert asked() is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked() == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before, "the second is not caught"
+    assert stopped.value.signal == signal.SIGTERM, "a signal that nobody acted on is not lost"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
