@@ -17,6 +17,7 @@ from maskbench.interrupt import Interrupted
 from maskbench.pipeline import run, run_all
 from maskbench.plan import plan
 from maskbench.reporter import Reporter
+from maskbench.timing import Stopwatch
 from tests.test_data import write_folders
 from tests.test_interrupt import numbers
 from tests.tiny import tiny
@@ -259,3 +260,17 @@ def test_force_forgets_a_whole_set_before_it_begins(tmp_path: Path) -> None:
     reporter = Stopper()
     run_all(configs, reporter=reporter)  # the command that is printed has no --force
     assert not any("is done already" in line for line in reporter.said)
+
+
+def test_what_was_measured_before_an_interruption_outlives_the_warm_up_after_it() -> None:
+    watch = Stopwatch(torch.device("cpu"))
+    watch.load_state_dict({"steps": 7, "total_s": 3.0, "phases_s": {"mask": 1.0}})
+    watch.resume()
+    watch.steps += 2
+    with watch.phase("mask"):
+        pass
+    watch.restart()
+    watch.pause()
+    state = watch.state_dict()
+    assert state["steps"] == 7 and state["phases_s"] == {"mask": 1.0}
+    assert state["total_s"] == pytest.approx(3.0, abs=0.1)
