@@ -28,6 +28,7 @@ from maskbench.progress import Progress, out_of_memory
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 from maskbench.storage import trouble, write_atomically
+from maskbench.tuning import PREFIX
 
 CHECKPOINT_EVERY_S = 300.0
 WRITING_SHARE = 0.01  # of the time, at most, unless the user says how often
@@ -89,8 +90,7 @@ class Attempt:
             error = f"{failure}; {self.last_good()}"
         if error is None:
             self.reporter.probing()
-            features = features_of(state.head.encoder, self.splits, planned.config.system)
-            results = [probe(features) for probe in planned.probes]
+            results = self.probed()
         self.still_ours()
         write_files(planned, self.splits, state, results)
         self.still_ours()
@@ -135,6 +135,16 @@ class Attempt:
                 online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
             )  # fmt: skip
             self.save()
+
+    def probed(self) -> list[ProbeResult]:
+        """What the probes say: on test, or, where settings are being chosen, on validation, under names that say so."""
+        planned, encoder = self.planned, self.progress.state.head.encoder
+        if not planned.trial:
+            features = features_of(encoder, self.splits, planned.config.system)
+            return [probe(features) for probe in planned.probes]
+        features = features_of(encoder, self.splits.without_test(), planned.config.system)
+        found = [probe(features).metrics for probe in planned.probes]
+        return [ProbeResult({PREFIX + name: value for name, value in metrics.items()}) for metrics in found]
 
     def save(self) -> None:
         """A checkpoint, if the run is still ours."""

@@ -85,6 +85,9 @@ class Model(Section):
     kwargs: dict[str, Any] = {}
 
 
+Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
+
+
 class Train(Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=2)] = 256  # global
@@ -98,6 +101,7 @@ class Train(Section):
     clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
     online_every: Annotated[int, Field(ge=1)] = 10  # epochs between k-NN readings on the validation part
+    budget: Budget | None = None  # of all training, from which maskbench.budget sets the epochs
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +126,16 @@ class System(Section):
     deterministic: Literal[True] | None = None  # only algorithms that repeat to the last digit
 
 
+class Tuning(Section):
+    """Where some settings come from: a search with the same number of trials for every strategy."""
+
+    row: str  # of the table: the strategy, and what else is crossed
+    settings: dict[str, Any]  # of this run: dotted path -> value
+    trials: Annotated[int, Field(ge=1)]  # combinations tried for this row
+    seeds: list[int]  # of the trials
+    trial: bool = False  # probed on validation, never on test
+
+
 class RunConfig(Section):
     """One run. `maskbench run --print-config` shows it whole."""
 
@@ -135,6 +149,7 @@ class RunConfig(Section):
     probes: Specs = [Spec(name="knn"), Spec(name="linear")]
     seed: Annotated[int, Field(ge=0)] = 0
     system: System = System()
+    tuning: Tuning | None = None
     output: str = "results/quick"
 
     @property
@@ -188,7 +203,7 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
 
     What is chosen by name starts afresh with a new name: another model drops the old one's kwargs, another objective
-    or strategy the old one's parameters. `lr` and `blr` replace each other.
+    or strategy the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
     """
     merged = dict(settings)
     for path, value in overrides.items():
@@ -198,11 +213,15 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         elif key in ("strategy", "objective"):
             merged[key] = _renamed(_one_spec(merged.get(key)), _one_spec(value))
         elif (
-            isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key not in ("kwargs", "parameters")
+            isinstance(value, Mapping)
+            and isinstance(merged.get(key), Mapping)
+            and key not in ("kwargs", "parameters", "budget")
         ):
             merged[key] = merge(merged[key], value)
         elif key in ("lr", "blr") and value is not None:
             merged |= {"lr": None, "blr": None, key: value}
+        elif key == "epochs" and value is not None:
+            merged |= {"budget": None, key: value}
         else:
             merged[key] = value
     if "kwargs" in settings and "kwargs" not in overrides and merged["name"] != settings.get("name"):

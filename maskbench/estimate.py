@@ -10,9 +10,10 @@ import torch
 
 from maskbench.checkpoint import Checkpoints
 from maskbench.config import RunConfig
+from maskbench.data.splits import Splits
 from maskbench.folder import finished
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import outcome_of, steps_per_epoch, update
+from maskbench.pretrain import State, outcome_of, steps_per_epoch, update
 from maskbench.probe import features_of
 from maskbench.timing import Stopwatch
 
@@ -56,31 +57,36 @@ def expect(planned: Sequence[Plan], trial: Callable[[RunConfig], float | None]) 
 
 
 def _kind(planned: Plan) -> str:
-    return planned.run_id.rpartition("-s")[0]
+    return f"{planned.work} {planned.config.train.epochs}"
 
 
 def seconds_for(config: RunConfig) -> float:
     """Seconds for a run, by a few steps of its training and one extraction of features."""
     planned, splits = load_splits(plan(config))
-    config, state = planned.config, build(planned, splits)
-    device = splits.train.labels.device
+    state = build(planned, splits)
     start = time.perf_counter()
-    features_of(state.head.encoder, splits, config.system)
+    features_of(state.head.encoder, splits, planned.config.system)
     probing = 2 * (time.perf_counter() - start)  # the probes themselves take about as long as their features
     if not planned.objective.trains:
         return probing
-    per_epoch = steps_per_epoch(config, len(splits.train))
+    steps = planned.config.train.epochs * steps_per_epoch(planned.config, len(splits.train))
+    return seconds_per_step(planned, splits, state, TRIED) * steps + probing
+
+
+def seconds_per_step(planned: Plan, splits: Splits, state: State, steps: int) -> float:
+    """The median over `steps` steps of training, which change `state`."""
+    config, device = planned.config, splits.train.labels.device
     index = torch.arange(config.train.batch_size, device=device)
     times = []
     state.head.train()
-    for _ in range(TRIED):
+    for _ in range(steps):
         start = time.perf_counter()
         _, outcome = outcome_of(config, splits, planned.strategy, state, index, 0, 0.5, Stopwatch(device))
         state.optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()
-        update(config, state, per_epoch)
+        update(config, state, steps_per_epoch(config, len(splits.train)))
         state.head.after_step(0.5)
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return statistics.median(times) * config.train.epochs * per_epoch + probing
+    return statistics.median(times)

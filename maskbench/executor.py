@@ -13,13 +13,13 @@ import torch
 
 from maskbench.config import RunConfig
 from maskbench.errors import Failure
-from maskbench.estimate import seconds_for
 from maskbench.interrupt import Interrupted
-from maskbench.pipeline import attempted, checked, forget
+from maskbench.pipeline import attempted, checked_all, forget
 from maskbench.plan import Plan
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 
+Elsewhere = Callable[[Callable[[RunConfig], float], RunConfig], float]
 LATER_S = 1.0  # between attempts at runs that processes of somebody else are at
 
 
@@ -48,7 +48,7 @@ def run_in_parallel(
     Interrupted once all have saved, when asked to stop; a second time stops at once.
     """
     reporter = reporter or Reporter()
-    planned = {each.run_id: each for each in map(checked, configs)}
+    planned = {each.run_id: each for each in checked_all(configs)}
     for each in planned.values() if force else ():
         forget(each)
     waiting, records = deque(planned), dict[str, RunRecord]()
@@ -86,21 +86,22 @@ def run_in_parallel(
     return [records[run_id] for run_id in planned if run_id in records]
 
 
-def tried_out(plugins: Sequence[str]) -> Callable[[RunConfig], float | None]:
-    """`maskbench.estimate.seconds_for` in a process of its own, which a strategy that crashes cannot take this one's
-    life with; None where it fails."""
-    pools = [_pool(1, plugins)]
+def elsewhere(plugins: Sequence[str], jobs: int = 1) -> Elsewhere:
+    """Calls a function with a configuration in a process of its own, with the share of the cores that one of `jobs`
+    has, so that a strategy that crashes cannot take this process with it. What the function raises is raised here;
+    Failure where its process dies."""
+    pools: list[ProcessPoolExecutor] = []
 
-    def trial(config: RunConfig) -> float | None:
+    def call(function: Callable[[RunConfig], float], config: RunConfig) -> float:
+        if not pools:
+            pools.append(_pool(jobs, plugins))
         try:
-            return pools[0].submit(seconds_for, config).result()
+            return pools[0].submit(function, config).result()
         except BrokenProcessPool:
-            pools[0] = _pool(1, plugins)
-        except Exception:  # the run will say what it is
-            return None
-        return None
+            pools.clear()
+            raise Failure(f"{config.strategy.name}: its process died when it was tried") from None
 
-    return trial
+    return call
 
 
 def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:

@@ -71,10 +71,11 @@ def write_files(planned: Plan, splits: Splits, state: State, results: list[Probe
     smallest = np.min_scalar_type(len(splits.classes) - 1)
     predictions = {name: value for result in results for name, value in result.predictions.items()}
     compact = {name: value.cpu().numpy().astype(smallest) for name, value in predictions.items()}
-    labels = splits.test.labels.cpu().numpy().astype(smallest)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, labels=labels, **compact)
-    write_atomically(folder / "predictions.npz", buffer.getvalue())
+    if compact:
+        labels = splits.test.labels.cpu().numpy().astype(smallest)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, labels=labels, **compact)
+        write_atomically(folder / "predictions.npz", buffer.getvalue())
     weights = {name: value.cpu().contiguous() for name, value in state.head.encoder.vit.state_dict().items()}
     about_model = json.dumps(model_facts(planned.config, state.head))
     encoder = as_safetensors(weights, {"model": about_model, "run_id": planned.run_id})

@@ -1,7 +1,7 @@
 """Runs, each once: read where it is finished, resumed where it was interrupted, left to whoever is at it already."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -57,7 +57,7 @@ def run_all(
     All are checked before the first is started; one that diverges or fails does not stop the others.
     """
     reporter = reporter or Reporter()
-    missing = {planned.run_id: planned for planned in map(checked, configs)}
+    missing = {planned.run_id: planned for planned in checked_all(configs)}
     for planned in missing.values() if force else ():
         forget(planned)
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
@@ -86,6 +86,20 @@ def checked(config: RunConfig) -> Plan:
     planned, splits = load_splits(plan(config))
     preflight(planned, splits, build(planned, splits))
     finished(planned.folder)
+    return planned
+
+
+def checked_all(configs: Iterable[RunConfig]) -> list[Plan]:
+    """The plans of runs that can be done, of which one of each kind is tried. UsageError as `checked`."""
+    tried: set[str] = set()
+    planned = []
+    for config in configs:
+        each, _ = load_splits(plan(config))
+        if each.kind not in tried:
+            checked(config)
+            tried.add(each.kind)
+        finished(each.folder)
+        planned.append(each)
     return planned
 
 

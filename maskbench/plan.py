@@ -1,5 +1,6 @@
 """What a run is going to be: everything resolved, built and tried before anything is written."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +49,23 @@ class Plan:
     def label(self) -> str:
         """What a table calls it: the strategy, for controls the objective."""
         return self.objective.name if self.objective.control else self.strategy.name
+
+    @property
+    def trial(self) -> bool:
+        """Whether it serves the choice of settings, and must not see test."""
+        return self.config.tuning is not None and self.config.tuning.trial
+
+    @property
+    def kind(self) -> str:
+        """What it shares with the same run of other seeds."""
+        return self.run_id.rpartition("-s")[0]
+
+    @property
+    def work(self) -> str:
+        """All that decides what a step of its training costs."""
+        content = self.config.model_dump(mode="json", include={"strategy", "objective", "data", "model", "system"})
+        del content["system"]["device"], content["data"]["data_dir"]
+        return json.dumps([content, self.config.train.batch_size], sort_keys=True)
 
     @property
     def folder(self) -> Path:

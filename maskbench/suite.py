@@ -1,10 +1,12 @@
 """A grid of runs as a YAML file: what is crossed with what, for which seeds."""
 
 import itertools
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -14,7 +16,9 @@ from maskbench.config import (
     OneSpec,
     RunConfig,
     Section,
+    Spec,
     Specs,
+    Train,
     complaint,
     merge,
     parse,
@@ -22,28 +26,63 @@ from maskbench.config import (
     preset,
     read_yaml,
 )
-from maskbench.errors import unknown
+from maskbench.errors import UsageError, unknown
 
 CONTROLS = ("random-init", "supervised")
+FIXED = ("epochs", "batch_size", "budget")  # of training: the same for all that are compared
+Choice = dict[str, Any]  # dotted path -> value
 
 
 def _seeds(value: Any) -> Any:
     return parse_seeds(str(value)) if isinstance(value, str | int) else value
 
 
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)]
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 as text."""
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
+
+
+Value = Annotated[Any, BeforeValidator(_number)]
+
+
 class Suite(Section):
     """Every strategy with every objective, ratio, data set, model and seed, and the controls once for each of those
-    data sets, models and seeds. Settings lie over the preset's, in this order: `set`, then what is crossed."""
+    data sets, models and seeds. Settings lie over the preset's, in this order: `set`, `budget`, then what is crossed.
+
+    tune: setting -> values, e.g. {lr: [1e-3, 2e-3], ratio: [0.6, 0.75]}. Each strategy is tried with every combination
+    and every one of `tuning_seeds`, and its best one on validation is what the seeds then run. Controls are not tuned.
+    """
 
     preset: str = "quick"
-    set: dict[str, Any] = Field({})  # any setting by its dotted path
+    set: Choice = Field({})  # any setting by its dotted path
+    budget: (
+        Annotated[
+            dict[Literal["epochs", "seconds", "gflops"], Annotated[float, Field(gt=0)]],
+            Field(min_length=1, max_length=1),
+        ]
+        | None
+    ) = None  # of each run's training; the preset's epochs if not given
     strategies: Specs
     objectives: Annotated[list[OneSpec], Field(min_length=1)] | None = None  # the preset's if not given
     ratios: list[Annotated[float, Field(gt=0, lt=1)]] | None = None  # matched regime
     datasets: list[str] | None = None
     models: list[Model] | None = None
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_seeds), Field(min_length=1)] = Field([0])
+    seeds: Seeds = Field([0])
+    tune: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field({})
+    tuning_seeds: Seeds = Field([1000])
     controls: list[str] = Field(list(CONTROLS))
+
+    @property
+    def combinations(self) -> list[Choice]:
+        """Those that are tried for each strategy: dotted path -> value; none where nothing is tuned."""
+        paths = [f"train.{name}" if name in Train.model_fields else name for name in self.tune]
+        values = itertools.product(*self.tune.values()) if self.tune else ()
+        return [dict(zip(paths, these, strict=True)) for these in values]
 
 
 def suite_names() -> list[str]:
@@ -63,36 +102,112 @@ def read_suite(name_or_path: str) -> tuple[str, Suite]:
     else:
         raise unknown("suite", name_or_path, suite_names())
     try:
-        return name, Suite.model_validate(settings)
+        suite = Suite.model_validate(settings)
     except ValidationError as error:
         raise complaint(error, Suite) from None
+    _check_tuning(suite)
+    return name, suite
 
 
-def grid(name: str, suite: Suite, overrides: Mapping[str, Any]) -> list[RunConfig]:
+def _check_tuning(suite: Suite) -> None:
+    fixed = [name for name in suite.tune if name.removeprefix("train.") in FIXED]
+    if fixed:
+        raise UsageError(f"tune: {fixed[0]} is what makes runs comparable; set it for all, under set or budget")
+    if "ratio" in suite.tune and suite.ratios:
+        raise UsageError("a suite either tunes the ratio or crosses ratios; drop one of the two")
+
+
+def grid(name: str, suite: Suite, overrides: Choice, chosen: Callable[[str], Choice] | None = None) -> list[RunConfig]:
     """A configuration for each run, seeds outermost, so that comparisons are complete early, controls first.
 
-    overrides: dotted settings from the command line, over everything else.
+    overrides: dotted settings from the command line, over everything else. chosen: of a row that was tuned, the
+    combination that was best; the first one if not given.
     """
-    base = merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set)
+    tried = suite.combinations
     configs = []
-    places: list[list[dict[str, Any]]] = [
-        [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}],
-        [{"model": model.model_dump()} for model in suite.models or ()] or [{}],
-    ]
-    crossed: list[list[dict[str, Any]]] = [
-        [{"objective": spec.model_dump()} for spec in suite.objectives or ()] or [{}],
-        [{"regime": "matched", "ratio": ratio} for ratio in suite.ratios or ()] or [{}],
-        [{"strategy": spec.model_dump()} for spec in suite.strategies],
-    ]
-    for seed, *place in itertools.product(suite.seeds, *places):
-        settings = base
-        for choice in ({"seed": seed}, *place, overrides):
-            settings = merge(settings, choice)
+    for place, settings in _places(name, suite, suite.seeds, overrides):
         for control in suite.controls:
             configs.append(parse(merge(settings, {"strategy": "none", "objective": control})))
-        for choices in itertools.product(*crossed):
-            run = settings
-            for choice in choices:
-                run = merge(run, choice)
+        for choices, spec in _rows(suite):
+            run = _laid_over(settings, *choices)
+            if tried:
+                row = _row_name(spec, *place, *choices)
+                run = _tuned(run, suite, row, tried[0] if chosen is None else chosen(row))
             configs.append(parse(run))
+    return _each_once(configs)
+
+
+def trials(name: str, suite: Suite, overrides: Choice) -> list[RunConfig]:
+    """The runs by which each row's settings are chosen, in a folder of their own; none where nothing is tuned.
+    UsageError where a seed serves both choice and comparison."""
+    shared = set(suite.seeds) & set(suite.tuning_seeds)
+    if suite.tune and shared:
+        raise UsageError(f"seed {min(shared)} is among the seeds and the tuning_seeds; choose others for one of them")
+    configs = []
+    for place, settings in _places(name, suite, suite.tuning_seeds, overrides):
+        settings = {**settings, "output": str(Path(settings["output"]) / "trials")}
+        for choices, spec in _rows(suite):
+            row = _row_name(spec, *place, *choices)
+            for combination in suite.combinations:
+                run = _tuned(_laid_over(settings, *choices), suite, row, combination, trial=True)
+                configs.append(parse(run))
+    return _each_once(configs)
+
+
+def _places(
+    name: str, suite: Suite, seeds: list[int], overrides: Choice
+) -> Iterator[tuple[tuple[Choice, ...], dict[str, Any]]]:
+    """Each seed on each data set with each model: seed, what is chosen there, and the settings of all runs there."""
+    base = merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set)
+    if suite.budget is not None:
+        ((unit, amount),) = suite.budget.items()
+        base = merge(base, {"train.epochs": round(amount)} if unit == "epochs" else {"train.budget": suite.budget})
+    datasets: list[Choice] = [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}]
+    models: list[Choice] = [{"model": model.model_dump()} for model in suite.models or ()] or [{}]
+    for seed, *place in itertools.product([{"seed": seed} for seed in seeds], datasets, models):
+        yield tuple(place), _laid_over(base, seed, *place, overrides)
+
+
+def _rows(suite: Suite) -> Iterator[tuple[tuple[Choice, ...], Spec]]:
+    """What is compared in a place: each strategy with each objective and ratio."""
+    objectives: list[Choice] = [{"objective": spec.model_dump()} for spec in suite.objectives or ()] or [{}]
+    ratios: list[Choice] = [{"regime": "matched", "ratio": ratio} for ratio in suite.ratios or ()] or [{}]
+    for objective, ratio, spec in itertools.product(objectives, ratios, suite.strategies):
+        yield (objective, ratio, {"strategy": spec.model_dump()}), spec
+
+
+def _row_name(spec: Spec, *choices: Choice) -> str:
+    """A row of the table, in words: the strategy as it is written, and what else is crossed."""
+    words = [":".join([spec.name, *(f"{key}={value}" for key, value in spec.parameters.items())])]
+    for choice in choices:
+        words += [f"{path}={_shown(value)}" for path, value in choice.items() if path not in ("strategy", "regime")]
+    return ", ".join(words)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
+
+
+def _tuned(
+    settings: dict[str, Any], suite: Suite, row: str, combination: Choice, *, trial: bool = False
+) -> dict[str, Any]:
+    """The settings with a combination laid over them, and where it comes from."""
+    tuning = {
+        "row": row,
+        "settings": combination,
+        "trials": len(suite.combinations),
+        "seeds": suite.tuning_seeds,
+        "trial": trial,
+    }
+    matched = {"regime": "matched"} if "ratio" in combination else {}
+    return _laid_over(settings, matched, combination, {"tuning": tuning})
+
+
+def _laid_over(settings: dict[str, Any], *choices: Choice) -> dict[str, Any]:
+    for choice in choices:
+        settings = merge(settings, choice)
+    return settings
+
+
+def _each_once(configs: list[RunConfig]) -> list[RunConfig]:
     return list({config.model_dump_json(): config for config in configs}.values())

@@ -33,7 +33,8 @@ def record(strategy: str = "random", seed: int = 0, accuracy: float = 0.5, **cha
         "protocols": {"knn": 1, "linear": 1},
         "diagnostics": {} if control else {"realised_ratio_mean": 0.75, "realised_ratio_sd": 0.0},
         "curve": [] if objective == "random-init" else [
-            {"epoch": epoch, "loss": 1.0, "online/knn/top1/mean": accuracy * epoch / 3} for epoch in (1, 2, 3)
+            {"epoch": epoch, "images": 10_000 * epoch, "loss": 1.0, "cost/train_s": 10.0 * epoch,
+             "online/knn/top1/mean": accuracy * epoch / 3} for epoch in (1, 2, 3)
         ],
         "chosen": {},
         "environment": {"cpu": "a cpu", "gpu": None},

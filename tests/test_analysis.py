@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from maskbench.analysis import plots, tables
+from maskbench.analysis import formats, plots, tables
 from maskbench.analysis.comparison import comparison as compared
-from maskbench.analysis.results import frame, load_results, read_records
+from maskbench.analysis.results import Results, frame, load_results, read_records, read_results
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, Unreadable, read_record
 from tests.records import record
@@ -95,7 +95,7 @@ def test_rows_are_means_and_deviations_in_order() -> None:
 
 
 def test_markdown() -> None:
-    text = tables.as_markdown(compared(frame(comparison())))
+    text = formats.as_markdown(compared(frame(comparison())), tables.columns_of)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     head, _, floor, first, *_ = lines
     assert head[:3] == ["strategy", "n", "k-NN cls"]
@@ -106,13 +106,13 @@ def test_markdown() -> None:
     assert dict(zip(head, floor, strict=True))["images/s"] == "–"
     assert "smoke test" in text
     assert "a cpu" in text
-    assert tables.as_markdown([]) == "No records.\n"
+    assert formats.as_markdown([], tables.columns_of) == "No records.\n"
 
 
 def test_csv_and_json_hold_the_same_numbers() -> None:
     sections = compared(frame(comparison()))
-    rows = list(csv.DictReader(io.StringIO(tables.as_csv(sections))))
-    stored = json.loads(tables.as_json(sections))[0]["rows"]
+    rows = list(csv.DictReader(io.StringIO(formats.as_csv(sections, tables.columns_of))))
+    stored = json.loads(formats.as_json(sections, tables.columns_of))[0]["rows"]
     assert [row["strategy"] for row in rows] == [row["label"] for row in stored]
     for row, other in zip(rows, stored, strict=True):
         assert float(row["linear/top1/mean"]) == other["linear/top1/mean"]["mean"]
@@ -136,7 +136,9 @@ def test_one_strategy_in_several_settings_is_told_apart() -> None:
 
 def test_failed_runs_are_shown() -> None:
     failed = record("random", 1, status="diverged", error="the loss is nan", metrics={})
-    text = tables.as_markdown(compared(frame([record("random"), failed, record("gmml", status="failed")])))
+    text = formats.as_markdown(
+        compared(frame([record("random"), failed, record("gmml", status="failed")])), tables.columns_of
+    )
     assert "random (1 diverged)" in text
     assert "gmml (1 failed, 1 missing)" in text
 
@@ -145,13 +147,13 @@ def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
     records = read_records(store(tmp_path, *comparison()))
     contents = []
     for order in (records, records[::-1]):
-        tables.write_tables(frame(order), tmp_path / "tables")
+        tables.write_tables(Results(tmp_path, order, []), tmp_path / "tables")
         plots.write_figures(order, frame(order), tmp_path / "figures")
         files = sorted([*(tmp_path / "tables").iterdir(), *(tmp_path / "figures").iterdir()])
         contents.append({path.name: path.read_bytes() for path in files})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
-        "comparison.md", "comparison.csv", "comparison.json", "comparison.tex", "comparison.html",
+        *(f"{name}.{kind}" for name in ("comparison", "epochs-to-baseline") for kind in formats.FORMATS),
         "matplotlib-version.txt",
         "accuracy-against-cost.png", "accuracy-against-cost.svg", "learning-curves.png", "learning-curves.svg",
     }  # fmt: skip
@@ -184,7 +186,7 @@ def test_differences_and_groups_in_the_table() -> None:
     assert gmml["p_holm"] == pytest.approx(min(t.pvalue, u.pvalue) * 2, rel=1e-5)
     assert rows["blur"]["difference"]["p_holm"] == pytest.approx(max(u.pvalue, gmml["p_holm"]), rel=1e-5)
     assert [rows[name]["letters"] for name in ("blur", "random", "gmml")] == ["a", "a", "b"]
-    text = tables.as_markdown([section])
+    text = formats.as_markdown([section], tables.columns_of)
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "**54.0 ± 9.0**" in lines["blur"] and "**" not in lines["gmml"] and "−9.7 [−11.1, −8.2]" in lines["gmml"]
     assert "Holm-corrected over 2 comparisons" in text and "cannot be told apart" in text
@@ -193,7 +195,7 @@ def test_differences_and_groups_in_the_table() -> None:
 
 def test_one_seed_claims_nothing_and_says_so() -> None:
     (section,) = compared(frame([record("random"), record("gmml", accuracy=0.6)]))
-    text = tables.as_markdown([section])
+    text = formats.as_markdown([section], tables.columns_of)
     assert "One seed: no interval can be given and nothing tested" in text and "+10.0 |" in text
     assert "group" not in text.split("|\n")[0] and "±" not in text and "[" not in text and "**6" not in text
 
@@ -201,8 +203,10 @@ def test_one_seed_claims_nothing_and_says_so() -> None:
 def test_foreign_text_does_nothing_in_any_format() -> None:
     evil = record().model_copy(update={"strategy": {**record().strategy, "name": "<b>&_%$"}})
     sections = compared(frame([evil]))
-    assert "&lt;b&gt;&amp;_%$" in tables.as_html(sections) and "<b>" not in tables.as_html(sections)
-    assert r"$<$b$>$\&\_\%\$" in tables.as_latex(sections)
+    assert "&lt;b&gt;&amp;_%$" in formats.as_html(sections, tables.columns_of) and "<b>" not in formats.as_html(
+        sections, tables.columns_of
+    )
+    assert r"$<$b$>$\&\_\%\$" in formats.as_latex(sections, tables.columns_of)
 
 
 def test_many_records_are_tabulated_quickly(tmp_path: Path) -> None:
@@ -214,6 +218,6 @@ def test_many_records_are_tabulated_quickly(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_text(each.model_dump_json())
     start = time.process_time()
-    text = tables.write_tables(load_results(tmp_path), tmp_path / "tables")["md"]
+    text = tables.write_tables(read_results(tmp_path), tmp_path / "tables")["md"]
     assert time.process_time() - start < 10
     assert text.count("random (lr=") == 400

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from maskbench.analysis import plots, tables
-from maskbench.analysis.results import frame, read_records
+from maskbench.analysis.results import frame, read_records, read_results
 from maskbench.contrived import batch_for
 from maskbench.strategy import REGISTRY
 from tests.test_cli import afresh, maskbench
@@ -42,8 +42,10 @@ def test_the_objective_shown_works_as_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_committed_tables_are_regenerated_byte_for_byte(folder: Path, tmp_path: Path) -> None:
-    tables.write_tables(frame(read_records(folder)), tmp_path)
-    for path in sorted((folder / "tables").iterdir()):
+    tables.write_tables(read_results(folder), tmp_path)
+    stored = sorted((folder / "tables").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in stored]
+    for path in stored:
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path
 
 

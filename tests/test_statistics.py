@@ -4,7 +4,9 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import scikit_posthocs as posthocs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -188,3 +190,24 @@ def test_the_test_sample_is_another_question() -> None:
     both = stats.binomtest(int((ours & ~theirs).sum()), int((ours ^ theirs).sum())).pvalue
     assert found.p == pytest.approx(both)
     assert test_sample_difference(ours, ours).p == 1.0
+
+
+def test_letters_and_correction_agree_with_scikit_posthocs() -> None:
+    """They share a letter here if and only if they do there, and Holm's p values are the same."""
+    generator = np.random.default_rng(3)
+    for spread in (0.3, 1.0, 3.0):
+        effects = generator.normal(0, spread, 7)
+        values = {f"s{n}": dict(enumerate(effects[n] + generator.normal(0, 1, 5))) for n in range(7)}
+        ours = statistics.letters(values)
+        pairs = list(itertools.combinations(values, 2))
+        raw = [stats.ttest_rel(list(values[one].values()), list(values[two].values())).pvalue for one, two in pairs]
+        matrix = pd.DataFrame(1.0, index=list(values), columns=list(values))
+        for (one, two), p in zip(pairs, statistics.holm(raw), strict=True):
+            matrix.loc[one, two] = matrix.loc[two, one] = p
+        theirs = posthocs.compact_letter_display(matrix)
+        for one, two in pairs:
+            assert bool(set(ours[one]) & set(ours[two])) == bool(set(theirs[one]) & set(theirs[two]) - {" "})
+        samples = [list(runs.values()) for runs in values.values()]
+        unpaired = [stats.ttest_ind(one, two).pvalue for one, two in itertools.combinations(samples, 2)]
+        corrected = posthocs.posthoc_ttest(samples, p_adjust="holm").to_numpy()[np.triu_indices(7, 1)]
+        assert statistics.holm(unpaired) == pytest.approx(corrected.tolist())

@@ -1,12 +1,15 @@
 """Records as rows to compare: means, intervals, differences from a baseline, groups that cannot be told apart."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from maskbench.analysis import statistics
-from maskbench.analysis.results import CONTROLS
+from maskbench.analysis.formats import UNFINISHED
+from maskbench.analysis.results import CONTROLS, group_of
+from maskbench.record import RunRecord
 
 METRICS = ("knn/top1/cls", "knn/top1/mean", "linear/top1/cls", "linear/top1/mean")
 PRIMARY = METRICS[::-1]  # the first of these that there is decides order, differences and groups
@@ -17,29 +20,44 @@ COSTS = (
     "cost/gflops_per_image",
     "realised_ratio_mean",
 )
+LENGTHS = ("epochs", "cost/train_s", "cost/train_tflops")  # of the training, where a budget decides it
 BASELINE = "random"
-UNFINISHED = ("failed", "diverged", "missing")
 LETTERED = 64  # rows at most, beyond which pairwise groups say nothing to a reader
 
 
-def comparison(results: pd.DataFrame, baseline: str = BASELINE) -> list[dict[str, Any]]:
+def comparison(
+    results: pd.DataFrame, baseline: str = BASELINE, trials: Sequence[RunRecord] = ()
+) -> list[dict[str, Any]]:
     """A section for each group of runs that may be compared, in order of group.
 
-    results: maskbench.analysis.results.frame. A section: {"group", "dataset", "machines", "metric" (which decides),
-    "baseline" (None where the group has none), "rows", "notes" (what the numbers mean, in sentences)}. A row, over
-    complete runs: {"label", "control", "n", "failed", "diverged", "missing" (seeds that others of the group have), for
-    each metric {"mean", "sd", "low", "high"}, for each cost {"mean"}, "difference" {"n", "mean", "low", "high", "p",
-    "p_holm", "detectable"}, "letters", "best"}; what cannot be said is absent or None. random-init comes first,
-    supervised last, the rest by the deciding metric.
+    results: maskbench.analysis.results.frame. trials: by which settings were chosen. A section: {"group", "dataset",
+    "machines", "metric" (which decides), "baseline" (None where the group has none), "budget" (whether one other than
+    epochs decides the training's length), "rows", "notes" (what the numbers mean, in sentences)}. A row, over complete
+    runs: {"label", "control", "n", "failed", "diverged", "missing" (seeds that others of the group have), for each
+    metric {"mean", "sd", "low", "high"}, for each cost {"mean"}, "tuned", "trials", "cost/tuning_s", "difference" {"n",
+    "mean", "low", "high", "p", "p_holm", "detectable"}, "letters", "best"}; what cannot be said is absent or None.
+    random-init comes first, supervised last, the rest by the deciding metric.
     """
-    return [_section(str(group), members, baseline) for group, members in results.groupby("group", sort=True)]
+    spent = _spent(trials)
+    return [_section(str(group), runs, baseline, spent) for group, runs in results.groupby("group", sort=True)]
 
 
-def _section(group: str, members: pd.DataFrame, baseline: str) -> dict[str, Any]:
+def _spent(trials: Sequence[RunRecord]) -> dict[tuple[str, str], float]:
+    """Seconds of all trials of a group's row."""
+    spent: dict[tuple[str, str], float] = {}
+    for trial in trials:
+        place = group_of(trial), trial.config["tuning"]["row"]
+        spent[place] = spent.get(place, 0.0) + trial.metrics["cost/wall_s"]
+    return spent
+
+
+def _section(
+    group: str, members: pd.DataFrame, baseline: str, spent: Mapping[tuple[str, str], float]
+) -> dict[str, Any]:
     complete = members[members["status"] == "complete"]
     metric = next((name for name in PRIMARY if name in complete and complete[name].notna().any()), PRIMARY[0])
     seeds = set(members["seed"])
-    rows = [_row(str(label), runs, seeds) for label, runs in members.groupby("label", sort=True)]
+    rows = [_row(str(label), runs, seeds, spent) for label, runs in members.groupby("label", sort=True)]
     scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
     scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not _control(label)}
     known = baseline if baseline in scores else None
@@ -53,6 +71,7 @@ def _section(group: str, members: pd.DataFrame, baseline: str) -> dict[str, Any]
         "machines": sorted(set(members["machine"])),
         "metric": metric,
         "baseline": known,
+        "budget": " of training" in group,
         "rows": rows,
     }
     return {**section, "notes": notes(section)}
@@ -69,12 +88,12 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(known["seed"], known[metric], strict=True)}
 
 
-def _row(label: str, runs: pd.DataFrame, seeds: set[int]) -> dict[str, Any]:
+def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Mapping[tuple[str, str], float]) -> dict[str, Any]:
     complete = runs[runs["status"] == "complete"]
     row: dict[str, Any] = {"label": label, "control": _control(label), "n": len(complete)}
     row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED[:2]}
     row["missing"] = len(seeds - set(runs["seed"]))
-    for name in (*METRICS, *COSTS):
+    for name in (*METRICS, *COSTS, *LENGTHS):
         values = complete[name].dropna().tolist() if name in complete else []
         if not values:
             continue
@@ -83,6 +102,10 @@ def _row(label: str, runs: pd.DataFrame, seeds: set[int]) -> dict[str, Any]:
             found = statistics.mean_interval(values)
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
             row[name] |= {"sd": stable(sd), "low": stable(found.low), "high": stable(found.high)}
+    if "tuned" in runs and runs["tuned"].notna().all():
+        row |= {"tuned": "; ".join(sorted(set(runs["tuned"]))), "trials": int(runs["trials"].max())}
+        places = set(zip(runs["group"], runs["tuning_row"], strict=True))
+        row["cost/tuning_s"] = {"mean": stable(sum(spent.get(place, 0.0) for place in places))}
     return row
 
 
@@ -143,8 +166,16 @@ def notes(section: dict[str, Any]) -> list[str]:
         said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
     if any("letters" in row for row in rows):
         said.append("Strategies that share a letter cannot be told apart; the best group is bold.")
-    if differences:
+    tuned = [row for row in rows if "tuned" in row]
+    if tuned:
+        said.append(
+            f"Tuned: {tuned[0]['trials']} combinations tried for each strategy, the best on validation with seeds of "
+            f"their own; tuning s: what that took. Controls are not tuned."
+        )
+    elif differences:
         said.append("One learning rate for all, not tuned for each.")
+    if section["budget"]:
+        said.append("Whole epochs, as many as come nearest to the budget.")
     if section["dataset"] == "shapes":
         said.append("Generated data: a smoke test of the pipeline, not evidence about strategies.")
     return said

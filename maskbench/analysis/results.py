@@ -1,17 +1,54 @@
-"""Stored records as one table of numbers, a row a run."""
+"""What a results folder holds, and its records as one table of numbers, a row a run."""
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, Unreadable, read_record, record_paths
 
 CONTROLS = ("random-init", "supervised")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder: its records, those of the trials by which settings were chosen, and test predictions."""
+
+    folder: Path
+    records: list[RunRecord]
+    trials: list[RunRecord]
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """See `frame`."""
+        return frame(self.records)
+
+    def predictions(self, run_id: str) -> dict[str, np.ndarray] | None:
+        """The run's classes (n,) on test by probe and pooling, and the true "labels"; None where they are not kept or
+        cannot be read, which is told."""
+        path = self.folder / "runs" / run_id / "predictions.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError, BadZipFile) as error:
+            print(f"maskbench: skipped {path}: not readable ({error})", file=sys.stderr)
+            return None
+
+
+def read_results(folder: Path) -> Results:
+    """Everything under `folder` that can be read. UsageError where there is no such folder."""
+    trials = folder / "trials"
+    return Results(folder, read_records(folder), read_records(trials) if trials.is_dir() else [])
 
 
 def read_records(folder: Path) -> list[RunRecord]:
@@ -50,6 +87,7 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "seed": record.seed,
                 "status": record.status,
                 "machine": record.environment.get("gpu") or record.environment.get("cpu"),
+                **_schedule(record),
                 **record.metrics,
                 **{name: value for name, value in record.diagnostics.items() if isinstance(value, float)},
             }
@@ -57,6 +95,25 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     columns = ["run_id", "group", "label", "control", "strategy", "objective", "dataset", "seed", "status", "machine"]
     table = pd.DataFrame(rows, columns=None if rows else columns)
     return table.sort_values(["group", "label", "seed"], kind="stable", ignore_index=True)
+
+
+def _schedule(record: RunRecord) -> dict[str, Any]:
+    """How long the training was, and what of its settings was searched for."""
+    tuning = record.config.get("tuning")
+    found: dict[str, Any] = {}
+    if tuning is not None:
+        shown = ", ".join(f"{_short(path)}={_text(value)}" for path, value in tuning["settings"].items())
+        found |= {"tuned": shown, "trials": tuning["trials"], "tuning_row": tuning["row"]}
+    if record.curve:
+        last = record.curve[-1]
+        found |= {"epochs": last["epoch"]}
+        if "images" in last and "cost/gflops_per_image" in record.metrics:
+            found |= {"cost/train_tflops": record.metrics["cost/gflops_per_image"] * last["images"] / 1000}
+    return found
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def group_of(record: RunRecord) -> str:
@@ -72,10 +129,18 @@ def group_of(record: RunRecord) -> str:
             f"{record.dataset['name']} ({record.dataset['fingerprint']}), {record.dataset['sizes']['train']:,} images, "
             f"{size}x{data['in_chans']}",
             f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
-            f"{train['epochs']} epochs, batch {train['batch_size']}",
+            f"{_length(train)}, batch {train['batch_size']}",
             f"probes {protocols}",
         ]
     )
+
+
+def _length(train: dict[str, Any]) -> str:
+    budget = train.get("budget")
+    if budget is None:
+        return f"{train['epochs']} epochs"
+    ((unit, amount),) = budget.items()
+    return f"{amount:g} {'s' if unit == 'seconds' else 'GFLOPs'} of training"
 
 
 def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
@@ -109,7 +174,10 @@ def _short(key: str) -> str:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """Every setting that makes a run another run, as dotted path -> JSON."""
-    config = {key: value for key, value in record.config.items() if key not in ("seed", "output")}
+    config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning")}
+    config["tuned"] = record.config.get("tuning") is not None
+    if record.config["train"].get("budget") is not None:
+        config["train"] = {k: v for k, v in config["train"].items() if k not in ("epochs", "warmup_epochs")}
     config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
     flat: dict[str, str] = {}
 

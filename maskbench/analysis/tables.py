@@ -1,46 +1,43 @@
-"""Comparison tables as text: Markdown, CSV, LaTeX, JSON, HTML."""
+"""The tables of a results folder: what each shows, and all of them as files."""
 
-import html
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-from tabulate import tabulate
-
-from maskbench.analysis.comparison import BASELINE, METRICS, UNFINISHED, comparison, heading
+from maskbench.analysis import catching_up, test_sample, tuned
+from maskbench.analysis.comparison import BASELINE, METRICS, comparison, heading
+from maskbench.analysis.formats import FORMATS, Column, Columns, Row, Section, signed
+from maskbench.analysis.results import Results
 from maskbench.storage import write_atomically
-
-Row = dict[str, Any]
-Section = dict[str, Any]
-MINUS = "−"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column for reading: its heading, and the text of a row's cell, None where there is nothing to say."""
-
-    heading: str
-    cell: Callable[[Row], str | None]
 
 
 def columns_of(section: Section) -> list[Column]:
-    """Those that have something to say in some row."""
+    """Of the comparison."""
     columns = [Column("n", lambda row: str(row["n"]))]
-    columns += [Column(heading(metric), _accuracy(metric)) for metric in METRICS]
-    columns += [
+    columns += [Column(heading(metric), _accuracy(metric), metric == section["metric"]) for metric in METRICS]
+    return [
+        *columns,
         Column(f"Δ {section['baseline']}", _difference),
         Column("p", _p),
         Column("group", lambda row: row.get("letters")),
-        Column("images/s", _cost("cost/images_per_s", "{:.0f}")),
-        Column("mask share", _cost("cost/mask_share", "{:.1f} %", 100)),
-        Column("MiB", _cost("cost/peak_memory_mib", "{:.0f}")),
-        Column("GFLOPs/image", _cost("cost/gflops_per_image", "{:.3f}")),
-        Column("realised ratio", _cost("realised_ratio_mean", "{:.3f}")),
+        _cost("images/s", "cost/images_per_s", "{:.0f}"),
+        _cost("mask share", "cost/mask_share", "{:.1f} %", 100),
+        _cost("MiB", "cost/peak_memory_mib", "{:.0f}"),
+        _cost("GFLOPs/image", "cost/gflops_per_image", "{:.3f}"),
+        _cost("realised ratio", "realised_ratio_mean", "{:.3f}"),
+        *_lengths(section),
+        Column("tuned", lambda row: row.get("tuned"), cost=True),
+        _cost("tuning s", "cost/tuning_s", "{:.0f}"),
     ]
-    return [column for column in columns if any(column.cell(row) is not None for row in section["rows"])]
+
+
+def _lengths(section: Section) -> list[Column]:
+    if not section["budget"]:
+        return []
+    return [
+        _cost("epochs", "epochs", "{:.0f}"),
+        _cost("train s", "cost/train_s", "{:.0f}"),
+        _cost("train TFLOPs", "cost/train_tflops", "{:.1f}"),
+    ]
 
 
 def _accuracy(metric: str) -> Callable[[Row], str | None]:
@@ -58,12 +55,8 @@ def _difference(row: Row) -> str | None:
     if "difference" not in row:
         return None
     found = row["difference"]
-    interval = "" if found["low"] is None else f" [{_signed(found['low'])}, {_signed(found['high'])}]"
-    return f"{_signed(found['mean'])}{interval}"
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", MINUS)
+    interval = "" if found["low"] is None else f" [{signed(found['low'])}, {signed(found['high'])}]"
+    return f"{signed(found['mean'])}{interval}"
 
 
 def _p(row: Row) -> str | None:
@@ -71,137 +64,26 @@ def _p(row: Row) -> str | None:
     return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _cost(name: str, form: str, scale: float = 1) -> Callable[[Row], str | None]:
-    return lambda row: form.format(scale * row[name]["mean"]) if name in row else None
+def _cost(heading: str, name: str, form: str, scale: float = 1) -> Column:
+    return Column(heading, lambda row: form.format(scale * row[name]["mean"]) if name in row else None, cost=True)
 
 
-def _name(row: Row) -> str:
-    unfinished = ", ".join(f"{row[status]} {status}" for status in UNFINISHED if row[status])
-    return f"{row['label']} ({unfinished})" if unfinished else row["label"]
-
-
-def _title(section: Section) -> str:
-    return str(section["group"].replace(" | ", "; "))
-
-
-def _cells(section: Section, bold: Callable[[str], str], escape: Callable[[str], str] = str) -> list[list[str]]:
-    """The body, a row a list of texts: name first, the deciding metric of the best group in bold."""
-    body = []
-    for row in section["rows"]:
-        cells = [escape(_name(row))]
-        for column in columns_of(section):
-            text = escape(column.cell(row) or "–")
-            cells.append(bold(text) if row.get("best") and column.heading == heading(section["metric"]) else text)
-        body.append(cells)
-    return body
-
-
-def as_markdown(sections: list[Section]) -> str:
-    """The table to read."""
-    return "\n".join(map(_markdown, sections)) or "No records.\n"
-
-
-def _markdown(section: Section) -> str:
-    headings = [column.heading for column in columns_of(section)]
-    table = tabulate(
-        _cells(section, "**{}**".format),
-        headers=["strategy", *headings],
-        tablefmt="pipe",
-        disable_numparse=True,
-        colalign=["left", *["right"] * len(headings)],
-    )
-    return f"**{_title(section)}**\n\n{table}\n\n{' '.join(section['notes'])}\n"
-
-
-def as_csv(sections: list[Section]) -> str:
-    """One line a row, numbers unrounded but for platform noise; gaps are empty."""
-    lines = []
-    for section in sections:
-        for row in section["rows"]:
-            line = {"group": section["group"], "strategy": row["label"]}
-            line |= {count: row[count] for count in ("n", *UNFINISHED)}
-            for name, value in row.items():
-                if isinstance(value, dict):
-                    line |= {name if key == "mean" else f"{name}/{key}": number for key, number in value.items()}
-            lines.append({**line, "letters": row.get("letters")})
-    order = dict.fromkeys(key for line in lines for key in line)
-    text: str = pd.DataFrame(lines, columns=list(order)).to_csv(index=False, lineterminator="\n")
-    return text
-
-
-def as_json(sections: list[Section]) -> str:
-    """The sections as they are."""
-    return json.dumps(sections, indent=1) + "\n"
-
-
-_LATEX = str.maketrans(
-    {
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "Δ": r"$\Delta$",
-        MINUS: "$-$",
-        "–": "--",
-        "<": "$<$",
-        ">": "$>$",
+def write_tables(results: Results, folder: Path, baseline: str = BASELINE) -> dict[str, str]:
+    """Every table that there is something to say in, in every format, to `folder`/<table>.<format>; the texts of the
+    comparison by format. Tables of before that say nothing any more are removed."""
+    sections = comparison(results.frame, baseline, results.trials)
+    views: dict[str, tuple[list[Section], Columns]] = {
+        "comparison": (sections, columns_of),
+        "epochs-to-baseline": (catching_up.sections(results, baseline), catching_up.columns_of),
+        "test-sample": (test_sample.sections(results, baseline), test_sample.columns_of),
+        "tuning": (tuned.sections(results), tuned.columns_of),
     }
-)
-
-
-def as_latex(sections: list[Section]) -> str:
-    """A table environment a section; needs the package booktabs."""
-    return "\n".join(map(_latex, sections)) or "% No records.\n"
-
-
-def _latex(section: Section) -> str:
-    def escape(text: str) -> str:
-        return text.translate(_LATEX)
-
-    columns = columns_of(section)
-    headings = " & ".join(escape(name) for name in ("strategy", *(column.heading for column in columns)))
-    body = "".join(f"{' & '.join(cells)} \\\\\n" for cells in _cells(section, "\\textbf{{{}}}".format, escape))
-    caption = escape(f"{_title(section)}. {' '.join(section['notes'])}")
-    return (
-        "% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-        f"\\caption{{{caption}}}\n\\begin{{tabular}}{{l{'r' * len(columns)}}}\n\\toprule\n"
-        f"{headings} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )
-
-
-def as_html(sections: list[Section]) -> str:
-    """Tables without style, for a page of one's own; everything from records is escaped."""
-    return "\n".join(map(_html, sections)) or "<p>No records.</p>\n"
-
-
-def _html(section: Section) -> str:
-    headings = "".join(f"<th>{html.escape(column.heading)}</th>" for column in columns_of(section))
-    rows = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
-        for name, *cells in _cells(section, "<strong>{}</strong>".format, html.escape)
-    )
-    return (
-        f"<table>\n<caption>{html.escape(_title(section))}</caption>\n"
-        f"<thead><tr><th>strategy</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-        f"<p>{html.escape(' '.join(section['notes']))}</p>\n"
-    )
-
-
-FORMATS: dict[str, Callable[[list[Section]], str]] = {
-    "md": as_markdown,
-    "csv": as_csv,
-    "tex": as_latex,
-    "json": as_json,
-    "html": as_html,
-}
-
-
-def write_tables(results: pd.DataFrame, folder: Path, baseline: str = BASELINE) -> dict[str, str]:
-    """Every format to `folder`/comparison.<format>; the texts by format."""
-    sections = comparison(results, baseline)
-    texts = {name: render(sections) for name, render in FORMATS.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        write_atomically(folder / f"comparison.{name}", text)
-    return texts
+    for name, (shown, columns) in views.items():
+        for kind, render in FORMATS.items():
+            path = folder / f"{name}.{kind}"
+            if shown or name == "comparison":
+                write_atomically(path, render(shown, columns))
+            else:
+                path.unlink(missing_ok=True)
+    return {kind: render(sections, columns_of) for kind, render in FORMATS.items()}

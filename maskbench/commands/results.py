@@ -19,13 +19,13 @@ class Format(StrEnum):
 
 def tables_of(folder: Path, baseline: str | None = None) -> dict[str, str]:
     from maskbench.analysis.comparison import BASELINE
-    from maskbench.analysis.results import load_results
+    from maskbench.analysis.results import read_results
     from maskbench.analysis.tables import write_tables
     from maskbench.errors import unknown
 
-    results = load_results(folder)
-    if baseline is not None and len(results) and baseline not in set(results["label"]):
-        raise unknown("baseline", baseline, set(results["label"]))
+    results = read_results(folder)
+    if baseline is not None and results.records and baseline not in set(results.frame["label"]):
+        raise unknown("baseline", baseline, set(results.frame["label"]))
     return writing(folder, lambda: write_tables(results, folder / "tables", baseline or BASELINE))
 
 

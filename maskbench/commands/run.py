@@ -1,15 +1,22 @@
 """`maskbench run`."""
 
 import json
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
 from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from maskbench.campaign import Choose
+    from maskbench.record import RunRecord
+    from maskbench.reporter import Reporter
 
 
 class Precision(StrEnum):
@@ -70,7 +77,7 @@ def run(
 ) -> None:
     """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed."""
     from maskbench import config as settings_of
-    from maskbench.suite import grid, read_suite
+    from maskbench.suite import grid, read_suite, trials
 
     load_plugins(plugin)
     flags: dict[str, Any] = {
@@ -98,36 +105,45 @@ def run(
         "system.deterministic": deterministic or None,
     }
     given = {path: value for path, value in flags.items() if value is not None}
+    runs: Callable[[Choose | None], list[settings_of.RunConfig]]
     if suite is not None:
         if strategy or preset or config:
             raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
         name, read = read_suite(suite)
         if seeds is not None:
             read = read.model_copy(update={"seeds": settings_of.parse_seeds(seeds)})
-        configs = grid(name, read, {**given, **settings_of.assignments(set_ or [])})
+        over = {**given, **settings_of.assignments(set_ or [])}
+        tried = trials(name, read, over)
+        runs = partial(grid, name, read, over)
     else:
         settings = _laid_over(preset or "quick", config, given, set_ or [])
         chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
-        configs = settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds or "0"))
+        tried, configs = [], settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds or "0"))
+        runs = lambda _: configs  # noqa: E731  # nothing is left to choose
+    first = runs(None)[0]
     if print_config:
         import yaml
 
-        print(yaml.safe_dump(configs[0].model_dump(mode="json"), sort_keys=False), end="")
+        print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False), end="")
         return
-    if download and configs[0].data.dataset.startswith("torch/"):
+    if download and first.data.dataset.startswith("torch/"):
         from maskbench.data.downloads import fetch
 
-        fetch(configs[0].data.dataset, configs[0].data.data_dir)
-    _run(
-        configs,
-        jobs,
-        plugin or [],
-        force,
-        checkpoint_every,
-        plan_first=suite is not None,
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+        fetch(first.data.dataset, first.data.data_dir)
+    from maskbench.campaign import Campaign
+    from maskbench.reporter import Terminal
+
+    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, Terminal())
+    if dry_run:
+        print(campaign.told())
+        return
+    if suite is not None:
+        campaign.reporter.note(campaign.told())
+    with resumable():
+        planned, records = campaign.carry_out()
+    _show(Path(first.output), records, campaign.reporter, as_json)
+    if len(records) < len(planned) or any(record.status != "complete" for record in records):
+        raise typer.Exit(1)
 
 
 def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -141,37 +157,8 @@ def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignment
     return config.merge(settings, config.assignments(assignments))
 
 
-def _run(
-    configs: list[Any],
-    jobs: int,
-    plugins: list[str],
-    force: bool,
-    checkpoint_every: float | None,
-    *,
-    plan_first: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    from maskbench.pipeline import run_all
-    from maskbench.reporter import Terminal
-
-    reporter = Terminal()
-    if plan_first or dry_run:
-        text = _told(configs, plugins)
-        if dry_run:
-            print(text)
-            return
-        reporter.note(text)
-    with resumable():
-        if jobs == 1:
-            records = run_all(configs, force=force, reporter=reporter, checkpoint_every=checkpoint_every)
-        else:
-            from maskbench.executor import run_in_parallel
-
-            records = run_in_parallel(
-                configs, jobs, plugins=plugins, force=force, reporter=reporter, checkpoint_every=checkpoint_every
-            )
-    output = Path(configs[0].output)
+def _show(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
+    """The table or the records on stdout; what was written where, and what is not complete, on stderr."""
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:
@@ -181,34 +168,6 @@ def _run(
     reporter.note(f"tables: {output / 'tables'}")
     reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
     reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
-    unfinished = [record for record in records if record.status != "complete"]
-    for record in unfinished:
-        reporter.note(f"{record.run_id} {record.status}: {record.error}")
-    if unfinished or len(records) < len(configs):
-        raise typer.Exit(1)
-
-
-def _told(configs: list[Any], plugins: list[str]) -> str:
-    """Which runs there are, what is done of them, and about how long the rest takes."""
-    from tabulate import tabulate
-
-    from maskbench.estimate import expect
-    from maskbench.executor import tried_out
-    from maskbench.pipeline import checked
-
-    expected = expect([checked(config) for config in configs], tried_out(plugins))
-    rows: dict[tuple[str, str], list[Any]] = {}
-    for each in expected:
-        planned = each.planned
-        row = rows.setdefault((planned.label, planned.run_id.rpartition("-s")[0]), [planned.label, 0, 0, 0, 0.0])
-        row[1] += 1
-        row[2] += each.state == "done"
-        row[3] += each.state == "started"
-        row[4] = "?" if each.seconds is None or row[4] == "?" else row[4] + each.seconds / 60
-    table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
-    left = sum(each.seconds or 0 for each in expected)
-    done = sum(each.state == "done" for each in expected)
-    return (
-        f"{table}\n{len(expected)} runs for {configs[0].output}, {done} done; the rest takes about {left / 60:.0f} "
-        f"minutes of this machine, one after another"
-    )
+    for record in records:
+        if record.status != "complete":
+            reporter.note(f"{record.run_id} {record.status}: {record.error}")

@@ -62,6 +62,13 @@ class Splits:
         """Images in each part."""
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
+    def without_test(self) -> "Splits":
+        """For choices: `fit` is train, and validation takes the place of test, which is not there."""
+        train, held_out = self.train.take(self.fit), self.validation
+        if isinstance(held_out, Tensor):
+            held_out = self.train.take(held_out)
+        return replace(self, train=train, fit=torch.arange(len(train)), validation=held_out, test=held_out)
+
     def to(self, device: torch.device) -> "Splits":
         """The same data set on `device`."""
         validation = self.validation.to(device)

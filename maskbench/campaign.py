@@ -1,0 +1,118 @@
+"""A set of runs from its plan to its records: where settings are tuned the trials first, then what they decide."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+from maskbench.budget import fitted
+from maskbench.config import RunConfig
+from maskbench.errors import Failure, UsageError
+from maskbench.estimate import Expected, expect, seconds_for
+from maskbench.executor import elsewhere, run_in_parallel
+from maskbench.folder import finished
+from maskbench.pipeline import checked_all, run_all
+from maskbench.plan import load_splits, plan
+from maskbench.record import RunRecord
+from maskbench.reporter import Reporter
+from maskbench.tuning import chosen
+
+Choose = Callable[[str], dict[str, Any]]  # of a row that is tuned, its settings
+
+
+@dataclass
+class Campaign:
+    """Runs that belong together.
+
+    runs: their configurations, given what was chosen. trials: the runs that choose; none where nothing is tuned. jobs:
+    processes. plugins: to load in each of them. force: repeat what is done. checkpoint_every: see `Attempt`.
+    """
+
+    runs: Callable[[Choose | None], list[RunConfig]]
+    trials: Sequence[RunConfig] = ()
+    jobs: int = 1
+    plugins: Sequence[str] = ()
+    force: bool = False
+    checkpoint_every: float | None = None
+    reporter: Reporter = field(default_factory=Reporter)
+    _epochs: dict[str, int] = field(default_factory=dict)  # that budgets allow, as far as measured
+
+    def __post_init__(self) -> None:
+        self._measure = elsewhere(self.plugins, self.jobs)
+
+    def plan(self) -> tuple[list[RunConfig], list[RunConfig]]:
+        """The trials and the runs, with what their budgets allow; the runs by what is known of the trials, so far."""
+        trials = self._fitted(self.trials)
+        done = [finished(load_splits(plan(config))[0].folder) for config in trials]
+        known = [record for record in done if record is not None]
+        return trials, self._fitted(self.runs(self._choose(trials, known)))
+
+    def carry_out(self) -> tuple[list[RunConfig], list[RunRecord]]:
+        """Do all that is not done yet; the configurations and records of the runs, without those that have none."""
+        trials, runs = self.plan()
+        if trials:
+            records = self._go(trials)
+            runs = self._fitted(self.runs(self._choose(trials, records)))
+            self._tell(trials, records)
+        return runs, self._go(runs)
+
+    def told(self) -> str:
+        """Which runs there are, what is done of them, and about how long the rest takes."""
+        trials, runs = self.plan()
+
+        def seconds(config: RunConfig) -> float | None:
+            try:
+                return self._measure(seconds_for, config)
+            except UsageError:
+                raise
+            except Exception:  # the run will say what it is
+                return None
+
+        return _table(expect(checked_all([*trials, *runs]), seconds), runs[0].output, self.jobs)
+
+    def _fitted(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
+        return fitted(configs, self._measure, self._epochs)
+
+    def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
+        kept: dict[str, Any] = {"force": self.force, "checkpoint_every": self.checkpoint_every}
+        if self.jobs == 1:
+            return run_all(configs, reporter=self.reporter, **kept)
+        return run_in_parallel(configs, self.jobs, plugins=self.plugins, reporter=self.reporter, **kept)
+
+    def _choose(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> Choose | None:
+        """The best of a row's trials, as far as they are done; where none is, the first."""
+        if not trials:
+            return None
+        first = {_tuning(config).row: _tuning(config).settings for config in reversed(trials)}
+        return lambda row: chosen(records, row) or first[row]
+
+    def _tell(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> None:
+        for row in dict.fromkeys(_tuning(config).row for config in trials):
+            settings = chosen(records, row)
+            words = ", ".join(f"{path}={value}" for path, value in (settings or {}).items())
+            self.reporter.note(f"{row}: {words or 'no combination was completed; the first one is taken'}")
+
+
+def _tuning(config: RunConfig) -> Any:
+    if config.tuning is None:
+        raise Failure("a trial without tuning")
+    return config.tuning
+
+
+def _table(expected: Sequence[Expected], output: str, jobs: int) -> str:
+    rows: dict[str, list[Any]] = {}
+    for each in expected:
+        label = f"{each.planned.label}, trials" if each.planned.trial else each.planned.label
+        row = rows.setdefault(label if each.planned.trial else each.planned.kind, [label, 0, 0, 0, 0.0])
+        row[1] += 1
+        row[2] += each.state == "done"
+        row[3] += each.state == "started"
+        row[4] = "?" if each.seconds is None or row[4] == "?" else row[4] + each.seconds / 60
+    table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
+    left = sum(each.seconds or 0 for each in expected) / jobs
+    done = sum(each.state == "done" for each in expected)
+    return (
+        f"{table}\n{len(expected)} runs for {output}, {done} done; the rest takes about {left / 60:.0f} "
+        f"minutes, {'one after another' if jobs == 1 else f'{jobs} at a time'}"
+    )
