@@ -10,7 +10,7 @@ from maskbench.budget import fitted
 from maskbench.config import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.estimate import Expected, expect, seconds_for
-from maskbench.executor import elsewhere, run_in_parallel
+from maskbench.executor import Elsewhere, run_in_parallel
 from maskbench.folder import finished
 from maskbench.pipeline import checked_all, run_all
 from maskbench.plan import load_splits, plan
@@ -39,7 +39,7 @@ class Campaign:
     _epochs: dict[str, int] = field(default_factory=dict)  # that budgets allow, as far as measured
 
     def __post_init__(self) -> None:
-        self._measure = elsewhere(self.plugins, self.jobs)
+        self._measure = Elsewhere(self.plugins, self.jobs)
 
     def plan(self) -> tuple[list[RunConfig], list[RunConfig]]:
         """The trials and the runs, with what their budgets allow; the runs by what is known of the trials, so far."""
@@ -59,6 +59,7 @@ class Campaign:
 
     def told(self) -> str:
         """Which runs there are, what is done of them, and about how long the rest takes."""
+        self.reporter.note("trying a few steps of each kind of run, to say how long they will take")
         trials, runs = self.plan()
 
         def seconds(config: RunConfig) -> float | None:
@@ -75,6 +76,7 @@ class Campaign:
         return fitted(configs, self._measure, self._epochs)
 
     def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
+        self._measure.close()  # its memory is for the runs
         kept: dict[str, Any] = {"force": self.force, "checkpoint_every": self.checkpoint_every}
         if self.jobs == 1:
             return run_all(configs, reporter=self.reporter, **kept)

@@ -14,10 +14,11 @@ from maskbench.data.splits import Splits
 from maskbench.folder import finished
 from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import State, outcome_of, steps_per_epoch, update
-from maskbench.probe import features_of
+from maskbench.probe import extract
 from maskbench.timing import Stopwatch
 
 TRIED = 5  # steps, of which the median counts
+ENCODED = 1_000  # images whose features are timed
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ def _kind(planned: Plan) -> str:
 
 
 def seconds_for(config: RunConfig) -> float:
-    """Seconds for a run, by a few steps of its training and one extraction of features."""
+    """Seconds for a run, by a few steps of its training and the features of some images."""
     planned, splits = load_splits(plan(config))
     state = build(planned, splits)
+    some = splits.train.take(torch.arange(min(ENCODED, len(splits.train)), device=splits.train.labels.device))
     start = time.perf_counter()
-    features_of(state.head.encoder, splits, planned.config.system)
-    probing = 2 * (time.perf_counter() - start)  # the probes themselves take about as long as their features
+    extract(state.head.encoder, some, splits, planned.config.system)
+    encoding = (time.perf_counter() - start) / len(some) * (len(splits.train) + len(splits.test))
+    probing = 2 * encoding  # the probes themselves take about as long
     if not planned.objective.trains:
         return probing
     steps = planned.config.train.epochs * steps_per_epoch(planned.config, len(splits.train))

@@ -19,7 +19,6 @@ from maskbench.plan import Plan
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 
-Elsewhere = Callable[[Callable[[RunConfig], float], RunConfig], float]
 LATER_S = 1.0  # between attempts at runs that processes of somebody else are at
 
 
@@ -86,22 +85,28 @@ def run_in_parallel(
     return [records[run_id] for run_id in planned if run_id in records]
 
 
-def elsewhere(plugins: Sequence[str], jobs: int = 1) -> Elsewhere:
-    """Calls a function with a configuration in a process of its own, with the share of the cores that one of `jobs`
-    has, so that a strategy that crashes cannot take this process with it. What the function raises is raised here;
-    Failure where its process dies."""
-    pools: list[ProcessPoolExecutor] = []
+class Elsewhere:
+    """Calls functions with a configuration in a process of its own, with the share of the cores that one of `jobs` has,
+    so that a strategy that crashes cannot take this process with it. What a function raises is raised here; Failure
+    where its process dies."""
 
-    def call(function: Callable[[RunConfig], float], config: RunConfig) -> float:
-        if not pools:
-            pools.append(_pool(jobs, plugins))
+    def __init__(self, plugins: Sequence[str], jobs: int = 1) -> None:
+        self.plugins, self.jobs = plugins, jobs
+        self._process: ProcessPoolExecutor | None = None
+
+    def __call__(self, function: Callable[[RunConfig], float], config: RunConfig) -> float:
+        self._process = self._process or _pool(self.jobs, self.plugins)
         try:
-            return pools[0].submit(function, config).result()
+            return self._process.submit(function, config).result()
         except BrokenProcessPool:
-            pools.clear()
+            self._process = None
             raise Failure(f"{config.strategy.name}: its process died when it was tried") from None
 
-    return call
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._process.shutdown()
+            self._process = None
 
 
 def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from maskbench.analysis import catching_up, formats, tables, test_sample
+from maskbench.analysis import across_data, catching_up, formats, tables, test_sample
 from maskbench.analysis.results import Results, read_results
 from maskbench.record import RunRecord
 from tests.records import record
@@ -110,6 +110,33 @@ def test_tables_that_say_nothing_any_more_are_removed(tmp_path: Path) -> None:
     shutil.rmtree(alone)
     tables.write_tables(read_results(tmp_path), tmp_path / "tables")
     assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"comparison"}
+
+
+def test_across_data_sets_that_share_all_else() -> None:
+    """The middle half and the chance to win, counted by hand; blur was not run everywhere."""
+    other = {**record().dataset, "name": "others", "fingerprint": "others-1"}
+    runs = {
+        "random": ((0.1, 0.2), (0.5, 0.9)),
+        "gmml": ((0.15, 0.3), (0.4, 0.6)),
+        "blur": ((0.9, 0.9), ()),
+        "random-init": ((0.1, 0.1), (0.1, 0.1)),
+    }
+    records = [
+        record(name, seed, accuracy, dataset=dataset)
+        for name, both in runs.items()
+        for accuracies, dataset in zip(both, (record().dataset, other), strict=True)
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    longer = record("gmml", 0, 1.0, settings={"train.epochs": 50})
+    (section,) = across_data.sections(Results(Path(), [*records, longer], []))
+    rows = {row["label"]: row for row in section["rows"]}
+    assert set(rows) == {"random", "gmml", "random-init"}
+    assert rows["random"]["iqm"]["mean"] == pytest.approx((0.2 + 0.5) / 2)
+    assert rows["gmml"]["iqm"]["mean"] == pytest.approx((0.3 + 0.4) / 2)
+    assert rows["gmml"]["improvement"]["mean"] == pytest.approx((3 / 4 + 1 / 4) / 2)
+    assert "improvement" not in rows["random"] and "improvement" not in rows["random-init"]
+    assert "P(beats random)" in formats.as_markdown([section], across_data.columns_of)
+    assert across_data.sections(Results(Path(), records[:2], [])) == []
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from maskbench.analysis import catching_up, test_sample, tuned
+from maskbench.analysis import across_data, catching_up, test_sample, tuned
 from maskbench.analysis.comparison import BASELINE, METRICS, comparison, heading
 from maskbench.analysis.formats import FORMATS, Column, Columns, Row, Section, signed
 from maskbench.analysis.results import Results
@@ -74,6 +74,7 @@ def write_tables(results: Results, folder: Path, baseline: str = BASELINE) -> di
     sections = comparison(results.frame, baseline, results.trials)
     views: dict[str, tuple[list[Section], Columns]] = {
         "comparison": (sections, columns_of),
+        "across-data": (across_data.sections(results, baseline), across_data.columns_of),
         "epochs-to-baseline": (catching_up.sections(results, baseline), catching_up.columns_of),
         "test-sample": (test_sample.sections(results, baseline), test_sample.columns_of),
         "tuning": (tuned.sections(results), tuned.columns_of),
