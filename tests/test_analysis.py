@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from maskbench.analysis import formats, plots, tables
+from maskbench.analysis import figures, formats, tables
 from maskbench.analysis.comparison import comparison as compared
+from maskbench.analysis.figures.style import looks
 from maskbench.analysis.results import Results, frame, load_results, read_records, read_results
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, Unreadable, read_record
@@ -148,28 +149,30 @@ def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
     contents = []
     for order in (records, records[::-1]):
         tables.write_tables(Results(tmp_path, order, []), tmp_path / "tables")
-        plots.write_figures(order, frame(order), tmp_path / "figures")
+        figures.write_figures(Results(tmp_path, order, []), tmp_path / "figures")
         files = sorted([*(tmp_path / "tables").iterdir(), *(tmp_path / "figures").iterdir()])
         contents.append({path.name: path.read_bytes() for path in files})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
         *(f"{name}.{kind}" for name in ("comparison", "epochs-to-baseline") for kind in formats.FORMATS),
         "matplotlib-version.txt",
-        "accuracy-against-cost.png", "accuracy-against-cost.svg", "learning-curves.png", "learning-curves.svg",
+        *(f"{name}.{kind}" for kind in ("png", "svg") for name in (
+            "accuracy-against-cost", "differences", "learning-curves", "learning-curves-time",
+            "learning-curves-flops")),
     }  # fmt: skip
 
 
 def test_another_matplotlib_warns(tmp_path: Path) -> None:
     (tmp_path / "matplotlib-version.txt").write_text("1.0\n")
     with pytest.warns(UserWarning, match=r"made by matplotlib 1\.0"):
-        plots.write_figures(comparison(), frame(comparison()), tmp_path)
+        figures.write_figures(Results(tmp_path, comparison(), []), tmp_path)
 
 
 def test_a_label_keeps_its_look_and_no_two_share_one() -> None:
-    few, many = plots.styles(["random", "gmml"]), plots.styles([f"s{n}" for n in range(40)])
-    assert few["random"] == plots.styles(["random"])["random"]
+    few, many = looks(["random", "gmml"]), looks([f"s{n}" for n in range(40)])
+    assert few["random"] == looks(["random"])["random"]
     assert len({(look["color"], look["marker"]) for look in many.values()}) == 40
-    assert plots.styles(["random-init"])["random-init"]["color"] == "0.35"
+    assert looks(["random-init"])["random-init"]["color"] == "0.35"
 
 
 def test_differences_and_groups_in_the_table() -> None:

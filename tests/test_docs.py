@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskbench.analysis import plots, tables
-from maskbench.analysis.results import frame, read_records, read_results
+from maskbench.analysis import figures, tables
+from maskbench.analysis.results import read_results
 from maskbench.contrived import batch_for
 from maskbench.strategy import REGISTRY
 from tests.test_cli import afresh, maskbench
@@ -51,8 +51,7 @@ def test_committed_tables_are_regenerated_byte_for_byte(folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_committed_figures_are_regenerated(folder: Path, tmp_path: Path) -> None:
-    records = read_records(folder)
-    plots.write_figures(records, frame(records), tmp_path)
+    figures.write_figures(read_results(folder), tmp_path)
     stored = folder / "figures" / "matplotlib-version.txt"
     same_version = stored.read_text() == (tmp_path / stored.name).read_text()
     for path in sorted((folder / "figures").iterdir()):

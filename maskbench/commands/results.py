@@ -30,11 +30,11 @@ def tables_of(folder: Path, baseline: str | None = None) -> dict[str, str]:
 
 
 def figures_of(folder: Path) -> list[Path]:
-    from maskbench.analysis.plots import write_figures
-    from maskbench.analysis.results import frame, read_records
+    from maskbench.analysis.figures import write_figures
+    from maskbench.analysis.results import read_results
 
-    records = read_records(folder)
-    return writing(folder, lambda: write_figures(records, frame(records), folder / "figures"))
+    results = read_results(folder)
+    return writing(folder, lambda: write_figures(results, folder / "figures"))
 
 
 def table(

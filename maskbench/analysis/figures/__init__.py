@@ -1,0 +1,109 @@
+"""Figures from records, each as PNG and SVG, one column wide."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from maskbench.analysis.comparison import BASELINE, PRIMARY
+from maskbench.analysis.figures import (
+    accuracy_against_cost,
+    accuracy_against_ratio,
+    diagnostics,
+    differences,
+    heat_map,
+    learning_curves,
+)
+from maskbench.analysis.figures.style import RC, Looks, looks
+from maskbench.analysis.results import Results
+from maskbench.record import RunRecord
+from maskbench.storage import write_atomically
+
+
+def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> list[Path]:
+    """PNG and SVG of every figure that there is something to draw in, for every group; the paths. Figures of before
+    that show nothing any more are removed. Byte-stable for one version of matplotlib, which is written beside them; a
+    different one only warns."""
+    version = folder / "matplotlib-version.txt"
+    if version.exists() and version.read_text().strip() != matplotlib.__version__:
+        warnings.warn(
+            f"figures in {folder} were made by matplotlib {version.read_text().strip()}; "
+            f"{matplotlib.__version__} draws them slightly differently",
+            stacklevel=2,
+        )
+    with matplotlib.rc_context(RC):
+        written = [path for name, figure in drawn(results, baseline) for path in _save(figure, folder / name)]
+    if written:
+        write_atomically(version, matplotlib.__version__ + "\n")
+    for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
+        if path not in written:
+            path.unlink()
+    return written
+
+
+def drawn(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Figure]]:
+    """Names and figures, in matplotlib's style of the moment. Groups are numbered where there are several."""
+    frame = results.frame
+    if not len(frame):
+        return
+    look = looks(frame["label"])
+    by_id = {record.run_id: record for record in results.records}
+    complete = frame[frame["status"] == "complete"]
+    groups = sorted(frame["group"].unique())
+    for number, group in enumerate(groups, 1):
+        members = complete[complete["group"] == group]
+        for name, each in _of_group(members, by_id, look, baseline):
+            yield (name if len(groups) == 1 else f"{name}-{number}"), each
+    parts = complete.assign(data=complete["group"].str.partition(" | ")[0], rest=complete["group"].map(_rest))
+    for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
+        metric = _deciding(members)
+        figure = None if metric is None else heat_map.draw(members, metric)
+        if figure is not None:
+            yield (f"data-sets-{number}" if parts["rest"].nunique() > 1 else "data-sets"), figure
+
+
+def _rest(group: str) -> str:
+    return group.split(" | ", 1)[1]
+
+
+def _of_group(
+    members: pd.DataFrame, by_id: dict[str, RunRecord], look: Looks, baseline: str
+) -> Iterator[tuple[str, Figure]]:
+    metric = _deciding(members)
+    if metric is not None:
+        known = members.dropna(subset=[metric])
+        figures = {
+            "accuracy-against-cost": accuracy_against_cost.draw(known, metric, look, baseline),
+            "differences": differences.draw(known, metric, look, baseline),
+            "accuracy-against-ratio": accuracy_against_ratio.draw(known, metric, look),
+            "diagnostics": diagnostics.draw(known, metric, look, baseline),
+        }
+        yield from ((name, figure) for name, figure in figures.items() if figure is not None)
+    runs: dict[str, list[RunRecord]] = {}
+    for run_id, label in zip(members["run_id"], members["label"], strict=True):
+        runs.setdefault(label, []).append(by_id[run_id])
+    for along in learning_curves.AXES:
+        figure = learning_curves.draw(runs, along, look, baseline)
+        if figure is not None:
+            yield ("learning-curves" if along == "epoch" else f"learning-curves-{along}"), figure
+
+
+def _deciding(members: pd.DataFrame) -> str | None:
+    """The metric that decides the group's table."""
+    return next((name for name in PRIMARY if name in members and members[name].notna().any()), None)
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        path = stem.with_name(f"{stem.name}.{kind}")
+        write_atomically(path, buffer.getvalue())
+        paths.append(path)
+    return paths
