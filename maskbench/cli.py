@@ -67,6 +67,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rerun": rerun.rerun,
     "table": results.table,
     "plot": results.plot,
+    "report": results.report,
     "compare": results.compare,
     "list": strategies.list_,
     "show": strategies.show,

@@ -74,9 +74,23 @@ def _within(axis: Any, label: Text) -> bool:
     return low - 1e-9 <= place <= high + 1e-9
 
 
-@pytest.mark.parametrize("count", [1, 4, 30])
-def test_every_text_is_whole_and_none_lies_on_another(count: int) -> None:
-    for name, figure in figures_of([*runs(names(count), 3), *runs(["random-init"], 3)]).items():
+def several_settings() -> list[RunRecord]:
+    """One strategy several times, so that its labels are long."""
+    objective = "objective.parameters."
+    return [
+        one
+        for width in (64, 96)
+        for depth in (1, 2)
+        for one in runs([LONG], 3, settings={
+            f"{objective}decoder_width": width, f"{objective}decoder_depth": depth, "train.lr": depth / 1e3,
+            "train.weight_decay": width / 1e3})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 4, 30, "several settings"])
+def test_every_text_is_whole_and_none_lies_on_another(count: int | str) -> None:
+    records = [*runs(["random"], 3), *several_settings()] if isinstance(count, str) else runs(names(count), 3)
+    for name, figure in figures_of([*records, *runs(["random-init"], 3)]).items():
         whole, texts = boxes(figure)
         assert figure.get_figwidth() == pytest.approx(8 / 2.54, abs=0.01)
         for text, box in texts:

@@ -54,6 +54,23 @@ def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results f
         print(path)
 
 
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+    baseline: Annotated[
+        str | None, typer.Option(help="Row that others are compared with; random if there is one.")
+    ] = None,
+) -> None:
+    """Write DIR/report.html, one self-contained page, with all tables and figures, and print its path."""
+    from maskbench.analysis.comparison import BASELINE
+    from maskbench.analysis.report import write_report
+    from maskbench.analysis.results import read_results
+
+    tables_of(folder, baseline)
+    figures_of(folder)
+    results = read_results(folder)
+    print(writing(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
+
+
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A results folder, or a paper's CSV: strategy, metrics.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="A results folder.")],

@@ -3,10 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import Looks, canvas, probe_of
+from maskbench.analysis.figures.style import LINE, Looks, canvas, folded, probe_of
 from maskbench.analysis.statistics import paired_difference
 
 ROW = 0.17  # inches
+NAME = 24  # letters in a line
 
 
 def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure | None:
@@ -26,7 +27,9 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
     seeds = sorted({each.n for _, _, each in known})
     said = f", n = {seeds[0]}" if len(seeds) == 1 else ""
     x = f"{probe_of(metric)}:\ndifference from {baseline} (points{said})"
-    figure, (axes,) = canvas(x, "", height=0.75 + ROW * len(known))
+    names = [folded(label if said else f"{label} (n = {each.n})", NAME) for _, label, each in known]
+    row = ROW + LINE * max(name.count("\n") for name in names)
+    figure, (axes,) = canvas(x, "", height=0.75 + row * len(known))
     axes.axvline(0, color="0.5", linewidth=0.8, zorder=1)
     for place, (mean, label, each) in enumerate(known):
         style = look[label]
@@ -34,7 +37,6 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
         axes.plot(points, [place] * len(points), linestyle="", markersize=2, alpha=0.5, **style)
         half = None if each.low is None else 100 * (mean - each.low)
         axes.errorbar(100 * mean, place, xerr=half, capsize=2, linewidth=0.8, linestyle="", **style)
-    names = [label if said else f"{label} (n = {each.n})" for _, label, each in known]
     axes.set_yticks(range(len(known)), names)
     axes.set_ylim(-0.6, len(known) - 0.4)
     axes.grid(visible=False, axis="y")

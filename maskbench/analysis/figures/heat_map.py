@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import canvas, probe_of
+from maskbench.analysis.figures.style import LINE, canvas, folded, probe_of
 
 ROW = 0.19  # inches
+NAME = 24  # letters in a line
 
 
 def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
@@ -16,7 +17,9 @@ def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
     if table.shape[1] < 2:
         return None
     table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
-    figure, (axes,) = canvas("", "", height=1.1 + ROW * len(table))
+    names = [folded(label, NAME) for label in table.index]
+    row = ROW + LINE * max(name.count("\n") for name in names)
+    figure, (axes,) = canvas("", "", height=1.1 + row * len(table))
     behind = (table - table.max()).to_numpy()
     image = axes.imshow(behind, cmap="cividis", aspect="auto")
     middle = np.nanmin(behind) / 2
@@ -25,7 +28,7 @@ def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
         text = "–" if np.isnan(value) else f"{value:.1f}"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6.5)
     axes.set_xticks(range(table.shape[1]), [_folded(name) for name in table.columns])
-    axes.set_yticks(range(len(table)), list(table.index))
+    axes.set_yticks(range(len(table)), names)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, fraction=0.05)

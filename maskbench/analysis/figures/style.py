@@ -1,6 +1,7 @@
 """How figures look: one column of a paper wide, the same colour for a strategy everywhere, legible in grey print."""
 
 import hashlib
+import textwrap
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ WIDTH = 3.15  # inches: 8 cm, a column; the size of type is what is printed
 HEIGHT = 2.1  # of the axes
 LINE = 0.135  # of the legend
 WIDE = 26  # letters of a label, beyond which the legend has one column
+LONGEST = 52  # letters in a line of the legend
 
 # Okabe and Ito's palette: told apart with every kind of colour vision; markers tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#44AA99")
@@ -75,6 +77,11 @@ def strategy_of(label: str) -> str:
     return label.partition(" (")[0]
 
 
+def folded(label: str, width: int) -> str:
+    """In lines of at most `width` letters."""
+    return "\n".join(textwrap.wrap(label, width))
+
+
 def probe_of(metric: str) -> str:
     """ "linear/top1/mean" -> "linear probe, mean patch"."""
     probe, _, pooling = heading(metric).partition(" ")
@@ -112,7 +119,8 @@ def legend(figure: Figure, axes: Axes, counts: Mapping[str, int], others: int = 
         handles.append(Line2D([], [], color=OTHER["color"], marker=OTHER["marker"], linestyle=""))
         labels.append(f"{others} others, in the table")
     columns = 1 if max(map(len, labels), default=0) > WIDE else 2
-    lines = -(-len(labels) // columns) + (title is not None)
+    labels = [folded(label, LONGEST) for label in labels]
+    lines = -(-sum(label.count("\n") + 1 for label in labels) // columns) + (title is not None)
     figure.set_size_inches(WIDTH, figure.get_figheight() + LINE * lines + 0.05)
     figure.legend(
         handles, labels, loc="outside lower left", ncol=columns, frameon=False, fontsize=6.5, handlelength=1.5,
