@@ -53,6 +53,7 @@ def names(count: int) -> list[str]:
 def boxes(figure: Figure) -> tuple[Bbox, list[tuple[str, Bbox]]]:
     """The figure's extent and that of each text in it, in pixels."""
     with matplotlib.rc_context(RC):
+        figure.set_dpi(RC["savefig.dpi"])
         figure.canvas.draw()
         renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
         inside = [axes.get_xaxis() for axes in figure.axes] + [axes.get_yaxis() for axes in figure.axes]

@@ -31,7 +31,7 @@ def draw(runs: Mapping[str, Sequence[RunRecord]], along: str, look: Looks, basel
             axes.plot(curve["x"], curve["y"], linewidth=0.4, alpha=0.5, color=look[label]["color"])
         axes.plot(mean["x"], mean["y"], markersize=3, label=label, **look[label])
     if along == "epoch":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     axes.set_xlim(left=0)
     return legend(figure, axes, {label: len(own) for label, own in curves.items()}, len(means) - len(shown))
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from maskbench.analysis.comparison import heading
 from maskbench.analysis.results import CONTROLS
@@ -95,6 +96,8 @@ def canvas(x: str, y: str, *, height: float = HEIGHT, panels: int = 1) -> tuple[
     axes = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
     for each in axes:
         each.set_xlabel(x)
+        for axis in (each.xaxis, each.yaxis):  # ticks that change with the size would change the layout that sets it
+            axis.set_major_locator(MaxNLocator(nbins=6 if panels == 1 else 4, steps=[1, 2, 5, 10]))
     axes[0].set_ylabel(y)
     return figure, axes
 
