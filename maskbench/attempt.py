@@ -171,6 +171,7 @@ class Attempt:
         """The curve so far, and signs of collapse as they appear."""
         self.still_ours()
         write_curve(self.planned.folder, self.progress.state)
+        self.reporter.epoch(row)
         for sign in signs_of_collapse(row):
             if sign not in self.progress.warnings:
                 self.reporter.note(f"{self.planned.run_id}: epoch {row['epoch']}: {sign}")

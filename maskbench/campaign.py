@@ -16,6 +16,7 @@ from maskbench.pipeline import checked_all, run_all
 from maskbench.plan import load_splits, plan
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
+from maskbench.tracking import Tracked, trackers
 from maskbench.tuning import chosen
 
 Choose = Callable[[str], dict[str, Any]]  # of a row that is tuned, its settings
@@ -27,6 +28,7 @@ class Campaign:
 
     runs: their configurations, given what was chosen. trials: the runs that choose; none where nothing is tuned. jobs:
     processes. plugins: to load in each of them. force: repeat what is done. checkpoint_every: see `Attempt`.
+    track: names of trackers.
     """
 
     runs: Callable[[Choose | None], list[RunConfig]]
@@ -36,6 +38,7 @@ class Campaign:
     force: bool = False
     checkpoint_every: float | None = None
     reporter: Reporter = field(default_factory=Reporter)
+    track: Sequence[str] = ()
     _epochs: dict[str, int] = field(default_factory=dict)  # that budgets allow, as far as measured
 
     def __post_init__(self) -> None:
@@ -79,8 +82,9 @@ class Campaign:
         self._measure.close()  # its memory is for the runs
         kept: dict[str, Any] = {"force": self.force, "checkpoint_every": self.checkpoint_every}
         if self.jobs == 1:
-            return run_all(configs, reporter=self.reporter, **kept)
-        return run_in_parallel(configs, self.jobs, plugins=self.plugins, reporter=self.reporter, **kept)
+            return run_all(configs, reporter=Tracked(self.reporter, trackers(self.track)), **kept)
+        kept |= {"plugins": self.plugins, "track": self.track}
+        return run_in_parallel(configs, self.jobs, reporter=self.reporter, **kept)
 
     def _choose(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> Choose | None:
         """The best of a row's trials, as far as they are done; where none is, the first."""

@@ -39,11 +39,13 @@ def run_in_parallel(
     force: bool = False,
     reporter: Reporter | None = None,
     checkpoint_every: float | None = None,
+    track: Sequence[str] = (),
 ) -> list[RunRecord]:
     """Every run, each once, in `jobs` processes that share cores and GPUs evenly; the records, in order.
 
     All are checked before the first is started. A run that diverges or fails does not stop the others, and neither does
-    a process that dies, which another one replaces; its run has no record and is told. plugins: to load in each.
+    a process that dies, which another one replaces; its run has no record and is told. plugins: to load in each. track:
+    see `maskbench.tracking`.
     Interrupted once all have saved, when asked to stop; a second time stops at once.
     """
     reporter = reporter or Reporter()
@@ -58,7 +60,7 @@ def run_in_parallel(
             while waiting and free:
                 number, run_id = free.pop(), waiting.popleft()
                 config = _on_device(planned[run_id], number)
-                running[pools[number].submit(_work, config, checkpoint_every)] = (number, run_id)
+                running[pools[number].submit(_work, config, checkpoint_every, track)] = (number, run_id)
             done, _ = wait(running, timeout=LATER_S, return_when=FIRST_COMPLETED)
             for future in done:
                 number, run_id = running.pop(future)
@@ -134,14 +136,15 @@ def _on_device(planned: Plan, number: int) -> RunConfig:
     return config.model_copy(update={"system": config.system.model_copy(update={"device": device})})
 
 
-def _work(config: RunConfig, checkpoint_every: float | None) -> Result:
+def _work(config: RunConfig, checkpoint_every: float | None, track: Sequence[str]) -> Result:
     """In a worker: one run."""
     from maskbench.attempt import Failed
     from maskbench.claim import Busy
     from maskbench.plan import plan
     from maskbench.reporter import Terminal
+    from maskbench.tracking import Tracked, trackers
 
-    reporter = Terminal(bar=False)
+    reporter = Tracked(Terminal(bar=False), trackers(track))
     try:
         return Result(record=attempted(plan(config), reporter, checkpoint_every, None))
     except Failed as failure:

@@ -25,6 +25,9 @@ class Reporter:
     def step(self, state: "State", loss: float | None) -> None:
         """A step was made; `loss` where it was looked at."""
 
+    def epoch(self, row: dict[str, float]) -> None:
+        """The curve has a new row."""
+
     def probing(self) -> None:
         """Training is over."""
 

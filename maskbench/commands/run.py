@@ -71,6 +71,9 @@ def run(
     checkpoint_every: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
     ] = None,
+    track: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="tensorboard, wandb, mlflow: the curve as it is made.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done, from the start.")] = False,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
@@ -132,8 +135,11 @@ def run(
         fetch(first.data.dataset, first.data.data_dir)
     from maskbench.campaign import Campaign
     from maskbench.reporter import Terminal
+    from maskbench.tracking import trackers
 
-    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, Terminal())
+    followed = track.split(",") if track else []
+    trackers(followed)  # refused before anything is planned
+    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, Terminal(), followed)
     if dry_run:
         print(campaign.told())
         return
