@@ -40,7 +40,7 @@ RC = {
     "lines.markersize": 4,
     "svg.hashsalt": "maskbench",
     "svg.fonttype": "none",
-    "savefig.dpi": 300,
+    "savefig.dpi": 200,
 }
 
 Look = dict[str, Any]
