@@ -25,7 +25,7 @@ def masks_figure(
 ) -> Figure:
     """The clean `images` (B, C, H, W) in a row, then for each complete view by name a row of what the encoder sees
     and one for each term of what must be recovered, as strongly as it is weighted."""
-    rows: list[tuple[str, np.ndarray]] = [("image", _displayable(images, mean, std))]
+    rows: list[tuple[str, np.ndarray]] = [("image", displayable(images, mean, std))]
     for name, view in views.items():
         rows.append((f"{name}\nencoder sees", encoder_sees(view, grid, mean, std)))
         for number, term in enumerate(view.terms, 1):
@@ -52,7 +52,7 @@ def gallery_figure(
 ) -> Figure:
     """The clean `images` (B, C, H, W), then for each complete view by name a row of what the encoder sees, in two
     columns read downwards."""
-    rows = {"image": _displayable(images, mean, std)}
+    rows = {"image": displayable(images, mean, std)}
     rows |= {name: encoder_sees(view, grid, mean, std) for name, view in views.items()}
     half, count = -(-len(rows) // 2), len(images)
     aspect = images.shape[2] / images.shape[3]
@@ -77,7 +77,7 @@ def gallery_figure(
 def encoder_sees(view: View, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:
     """(B, H, W, 3): the degraded images, light grey where hidden, mid grey where a mask token stands, dark where
     thrown away."""
-    shown = torch.from_numpy(_displayable(view.images, mean, std))
+    shown = torch.from_numpy(displayable(view.images, mean, std))
     for mask, grey in ((view.hidden, HIDDEN), (view.replaced, REPLACED), (view.thrown, THROWN)):
         if mask is not None:
             shown = torch.where(grid.pixels(mask.cpu()).permute(0, 2, 3, 1), grey, shown)
@@ -98,7 +98,7 @@ def to_recover(term: Term, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:
             weight = torch.ones_like(target)  # frequencies or components, which a picture does not show
     strength = weight.float().mean(1, keepdim=True)
     strength = (strength / strength.amax().clamp_min(1e-12)).expand(len(target), 1, *target.shape[2:])
-    shown = _displayable(target, mean, std)
+    shown = displayable(target, mean, std)
     alpha = strength.cpu().permute(0, 2, 3, 1).numpy()
     return shown * alpha + (1 - alpha)
 
@@ -119,7 +119,7 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _displayable(images: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
+def displayable(images: Tensor, mean: Tensor, std: Tensor) -> np.ndarray:
     """(B, H, W, 3) in [0, 1]: colours restored, grey spread over three channels, more than three cut off."""
     shown = images.float().cpu() * std.cpu().view(1, -1, 1, 1) + mean.cpu().view(1, -1, 1, 1)
     if shown.shape[1] < 3:

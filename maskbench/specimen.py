@@ -34,7 +34,7 @@ class Specimen:
     signals: dict[str, Tensor]
     told: str
 
-    def view(self, strategy: Strategy, seed: int = 0) -> View:
+    def view(self, strategy: Strategy, seed: int = 0, progress: float = PROGRESS) -> View:
         """The strategy's complete view of the images."""
         given: dict[str, Any] = {name: self.signals[name] for name in strategy.needs}
         images, size = self.images, self.grid.image_size
@@ -43,7 +43,7 @@ class Specimen:
             wide = (size[0] + 2 * top, size[1] + 2 * left)
             given["source"] = self.crop(wide)
             images = given["source"][:, :, top : top + size[0], left : left + size[1]].contiguous()
-        return degrade(strategy, images, patch_size=self.grid.patch, seed=seed, progress=PROGRESS, **given)
+        return degrade(strategy, images, patch_size=self.grid.patch, seed=seed, progress=progress, **given)
 
     def crop(self, size: tuple[int, int]) -> Tensor:
         """The images' largest central crop at this size, normalised."""

@@ -1,5 +1,6 @@
 """Suites: what a grid holds, in which order, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 from maskbench.errors import UsageError
 from maskbench.plan import plan
-from maskbench.suite import grid, read_suite, suite_names
+from maskbench.suite import Suite, grid, read_suite, suite_names, trials
 from tests.test_cli import SMALL, maskbench
 
 
@@ -80,3 +81,13 @@ def test_a_suite_names_its_strategies(tmp_path: Path) -> None:
     done = maskbench("run", "--suite", "smoke", "--strategy", "gmml", cwd=tmp_path)
     assert done.code == 2 and "drop --strategy" in done.err
     assert "smoke" in maskbench("list", "suites", cwd=tmp_path).out
+
+
+def test_the_file_shown_in_the_docs_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "suites.md").read_text().split("## The file\n")[1]
+    shown = re.findall(r"^    (.*)$", text.split("\n\n")[0], re.MULTILINE)
+    (tmp_path / "mine.yaml").write_text("\n".join(shown))
+    name, suite = read_suite(str(tmp_path / "mine.yaml"))
+    assert set(yaml.safe_load("\n".join(shown))) == set(Suite.model_fields), "every key is shown"
+    assert len(grid(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
+    assert len(trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3

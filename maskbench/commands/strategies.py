@@ -46,6 +46,9 @@ def show(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Strategies, as for run --strategy.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every strategy, what the encoder sees alone.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="One strategy on a page, with what its parameters do.")
+    ] = False,
     dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
     img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
     patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
@@ -69,6 +72,15 @@ def show(
         names = [name for name in list_strategies() if name != "none"]
     specs = [spec for name in names or [] for spec in parse_specs(name)]
     matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
+    if explain:
+        from maskbench import explain as page
+
+        if len(specs) != 1:
+            raise UsageError("name one strategy to explain, e.g. `maskbench show gmml --explain`")
+        places = specs[0], output, dataset, img_size, patch_size, matched, seed
+        writing(output.parent, lambda: page.explain(*places))
+        print(output)
+        return
     writing(output.parent, lambda: draw(specs, output, dataset, img_size, patch_size, matched, seed, images, every))
     print(output)
 
