@@ -1,15 +1,17 @@
 """How many epochs a budget of seconds or GFLOPs allows: known before the first step, for the schedule depends on it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import yaml
 
 from maskbench.config import RunConfig, parse
-from maskbench.errors import UsageError
+from maskbench.errors import Failure, UsageError
 from maskbench.estimate import seconds_per_step
 from maskbench.flops import training_gflops_per_image
+from maskbench.pipeline import checked
 from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import steps_per_epoch
 
@@ -40,7 +42,13 @@ def fitted(
             ((unit, amount),) = config.train.budget.items()
             epochs |= {kind: begun[kind]} if kind in begun else {}
         if kind not in epochs:
-            each = measure(partial(_epoch, unit), config)
+            checked(config)
+            try:
+                each = measure(partial(_epoch, unit), config)
+            except (UsageError, Failure):
+                raise
+            except Exception as error:
+                raise Failure(f"{planned.label}: a step of it cannot be measured: {error}") from error
             if amount < each / 2:
                 raise UsageError(
                     f"{planned.label}: a budget of {amount:g} {unit} is less than half an epoch, which takes {each:.3g}"
@@ -70,6 +78,7 @@ def _begun(output: Path) -> dict[str, int]:
     """Epochs by kind of the runs of a folder that were begun."""
     begun = {}
     for path in sorted(output.glob("runs/*/config.yaml")):
-        planned = plan(parse(yaml.safe_load(path.read_text())))
-        begun[_kind(planned)] = planned.config.train.epochs
+        with suppress(UsageError):  # of another version, or a plugin that is not here: not one of these
+            planned = plan(parse(yaml.safe_load(path.read_text())))
+            begun[_kind(planned)] = planned.config.train.epochs
     return begun

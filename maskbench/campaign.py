@@ -51,14 +51,14 @@ class Campaign:
         known = [record for record in done if record is not None]
         return trials, self._fitted(self.runs(self._choose(trials, known)))
 
-    def carry_out(self) -> tuple[list[RunConfig], list[RunRecord]]:
-        """Do all that is not done yet; the configurations and records of the runs, without those that have none."""
+    def carry_out(self) -> tuple[int, list[RunRecord]]:
+        """Do all that is not done yet; how many runs there are, and the records of those that have one."""
         trials, runs = self.plan()
         if trials:
             records = self._go(trials)
             runs = self._fitted(self.runs(self._choose(trials, records)))
             self._tell(trials, records)
-        return runs, self._go(runs)
+        return len({plan(config).run_id for config in runs}), self._go(runs)
 
     def told(self) -> str:
         """Which runs there are, what is done of them, and about how long the rest takes."""

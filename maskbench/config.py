@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -167,6 +167,8 @@ class RunConfig(Section):
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
         del content["system"]["device"]
         content["data"].pop("data_dir", None)
+        if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
+            content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}
         content["strategy_version"] = strategy_version
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -296,7 +298,8 @@ def complaint(error: ValidationError, root: type[Section] = RunConfig) -> UsageE
     if detail["type"] == "extra_forbidden":
         section: Any = root
         for part in where[:-1]:
-            section = section.model_fields[part].annotation if part in section.model_fields else Spec
+            if not part.isdigit():
+                section = _section_of(section.model_fields[part].annotation) if part in section.model_fields else Spec
         return unknown("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if detail["type"] in ("model_type", "model_attributes_type"):
@@ -305,6 +308,14 @@ def complaint(error: ValidationError, root: type[Section] = RunConfig) -> UsageE
         return UsageError(f"{'.'.join(where)} is missing")
     path = ".".join(part for part in where if part in _KEYS | root.model_fields.keys() or part.isdigit())
     return UsageError(f"{path}={detail['input']!r} should be {message}")
+
+
+def _section_of(annotation: Any) -> Any:
+    """The form of what a setting holds, one or a list of them; that of a Spec where it is none of ours."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inner = [_section_of(one) for one in get_args(annotation)]
+    return next((one for one in inner if one is not Spec), Spec)
 
 
 _KEYS = {key for section in (RunConfig, Data, Model, Train, System, Spec) for key in section.model_fields}

@@ -112,8 +112,8 @@ class Elsewhere:
 
 
 def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
-    """One process, spawned, so that it holds nothing of this one's; `jobs` share the cores."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    """One process, spawned, so that it holds nothing of this one's; `jobs` share the cores, one has this process's."""
+    threads = torch.get_num_threads() if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, _begin, (threads, tuple(plugins)))
 

@@ -89,13 +89,15 @@ def run(config: RunConfig | Mapping[str, Any]) -> RunRecord:
     named: `run({"strategy": "gmml", "train.epochs": 3})`. UsageError for what the user can put right.
     """
     from maskbench import pipeline
+    from maskbench.budget import fitted
 
     if not isinstance(config, RunConfig):
         settings = dict(config)
         name = settings.pop("preset", "quick")
         start = {"output": f"results/{name}", **settings_of.preset(name)}
         config = settings_of.parse(settings_of.merge(start, settings))
-    return pipeline.run(config)
+    (fitting,) = fitted([config], lambda function, given: function(given), {})
+    return pipeline.run(fitting)
 
 
 def load_encoder(run: str | Path) -> nn.Module:

@@ -110,11 +110,17 @@ def read_suite(name_or_path: str) -> tuple[str, Suite]:
 
 
 def _check_tuning(suite: Suite) -> None:
-    fixed = [name for name in suite.tune if name.removeprefix("train.") in FIXED]
+    fixed = sorted(_bare(suite) & set(FIXED))
     if fixed:
         raise UsageError(f"tune: {fixed[0]} is what makes runs comparable; set it for all, under set or budget")
+    if suite.budget is not None and "epochs" not in suite.budget and "warmup_epochs" in _bare(suite):
+        raise UsageError("tune: under a budget the warm-up keeps its share of the epochs; drop warmup_epochs")
     if "ratio" in suite.tune and suite.ratios:
         raise UsageError("a suite either tunes the ratio or crosses ratios; drop one of the two")
+
+
+def _bare(suite: Suite) -> set[str]:
+    return {name.removeprefix("train.") for name in suite.tune}
 
 
 def grid(name: str, suite: Suite, overrides: Choice, chosen: Callable[[str], Choice] | None = None) -> list[RunConfig]:
@@ -158,14 +164,35 @@ def _places(
     name: str, suite: Suite, seeds: list[int], overrides: Choice
 ) -> Iterator[tuple[tuple[Choice, ...], dict[str, Any]]]:
     """Each seed on each data set with each model: seed, what is chosen there, and the settings of all runs there."""
-    base = merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set)
-    if suite.budget is not None:
-        ((unit, amount),) = suite.budget.items()
-        base = merge(base, {"train.epochs": round(amount)} if unit == "epochs" else {"train.budget": suite.budget})
+    _check_overrides(suite, overrides)
+    base = _budgeted(merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set), suite)
     datasets: list[Choice] = [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}]
     models: list[Choice] = [{"model": model.model_dump()} for model in suite.models or ()] or [{}]
     for seed, *place in itertools.product([{"seed": seed} for seed in seeds], datasets, models):
         yield tuple(place), _laid_over(base, seed, *place, overrides)
+
+
+def _check_overrides(suite: Suite, overrides: Choice) -> None:
+    """UsageError for a flag over which the suite would lay a list of its own."""
+    crossed = {"objectives": "objective", "ratios": "ratio", "datasets": "data.dataset", "models": "model"}
+    lists = {path: name for name, path in crossed.items() if getattr(suite, name) is not None}
+    lists |= {path: "tune" for combination in suite.combinations for path in combination}
+    for path in overrides:
+        own = next((own for own in lists if f"{path}.".startswith(f"{own}.")), None)
+        if own is not None:
+            raise UsageError(f"the suite lists values for {own}, under {lists[own]}; change them there, not by a flag")
+
+
+def _budgeted(settings: dict[str, Any], suite: Suite) -> dict[str, Any]:
+    """With the suite's budget; of epochs, which are known at once, the warm-up keeps its share."""
+    if suite.budget is None:
+        return settings
+    ((unit, amount),) = suite.budget.items()
+    if unit != "epochs":
+        return merge(settings, {"train.budget": suite.budget})
+    train, epochs = settings["train"], round(amount)
+    warmup = round(train.get("warmup_epochs", 0) * epochs / train["epochs"], 6)
+    return merge(settings, {"train.epochs": epochs, "train.warmup_epochs": warmup})
 
 
 def _rows(suite: Suite) -> Iterator[tuple[tuple[Choice, ...], Spec]]:

@@ -17,12 +17,14 @@ def deciding(trials: Sequence[RunRecord]) -> str | None:
 
 
 def chosen(trials: Sequence[RunRecord], row: str) -> dict[str, Any] | None:
-    """The row's best combination of settings: the highest mean over seeds, ties to the one tried first. None where
-    no combination was completed with every seed: what diverges with one is not chosen for being good with another."""
+    """The row's best combination of settings: the highest mean over seeds, ties to the smaller values. None where no
+    combination was completed with every seed that was tried: what diverges with one is not chosen for being good with
+    another."""
     metric = deciding(trials)
     best, found = -np.inf, None
-    for settings, runs in combinations(trials, row):
-        seeds = runs[0].config["tuning"]["seeds"]
+    tried = combinations(trials, row)
+    seeds = {run.seed for _, runs in tried for run in runs}
+    for settings, runs in tried:
         scores = [run.metrics[metric] for run in runs if metric in run.metrics]
         if metric is not None and len(scores) == len(seeds) and float(np.mean(scores)) > best:
             best, found = float(np.mean(scores)), settings

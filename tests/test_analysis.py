@@ -203,6 +203,15 @@ def test_one_seed_claims_nothing_and_says_so() -> None:
     assert "group" not in text.split("|\n")[0] and "±" not in text and "[" not in text and "**6" not in text
 
 
+def test_more_letters_than_the_alphabet_has() -> None:
+    names = [f"s{number:02}" for number in range(30)]
+    records = [record(name, seed, 0.01 * place + seed / 1e6 + (seed == place % 3) * 1e-6)
+               for place, name in enumerate(names) for seed in range(3)]  # fmt: skip
+    (section,) = compared(frame(records), "s00")
+    assert [row["label"] for row in section["rows"] if row["best"]] == ["s29"]
+    assert {row["letters"] for row in section["rows"]} >= {"a", "a'"}
+
+
 def test_foreign_text_does_nothing_in_any_format() -> None:
     evil = record().model_copy(update={"strategy": {**record().strategy, "name": "<b>&_%$"}})
     sections = compared(frame([evil]))

@@ -9,7 +9,7 @@ import yaml
 from maskbench.analysis.results import group_of
 from maskbench.budget import fitted
 from maskbench.config import RunConfig, merge, parse, preset
-from maskbench.errors import UsageError
+from maskbench.errors import Failure, UsageError
 from maskbench.record import read_record
 from tests.records import record
 from tests.test_cli import maskbench
@@ -102,6 +102,20 @@ def test_budgets_that_make_no_sense_are_one_line(budget: str, tmp_path: Path) ->
     done = maskbench("run", "--set", f"train.budget={budget}", cwd=tmp_path)
     assert done.code == 2 and "train.budget" in done.err and len(done.err.strip().splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_what_cannot_be_measured_is_one_line_and_old_folders_do_not_matter(tmp_path: Path) -> None:
+    given = config(**{"train.budget": {"seconds": 30}, "output": str(tmp_path)})
+
+    def broken(function: Callable[[RunConfig], float], config: RunConfig) -> float:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(Failure, match="random: a step of it cannot be measured: no memory"):
+        fitted([given], broken, {})
+    for number, text in enumerate(["strategy: my-plugin", "train: {gone: 3}"]):
+        (tmp_path / "runs" / str(number)).mkdir(parents=True)
+        (tmp_path / "runs" / str(number) / "config.yaml").write_text(text)
+    assert fitted([given], of(3.0), {})[0].train.epochs == 10
 
 
 def test_runs_without_training_have_nothing_to_fit() -> None:

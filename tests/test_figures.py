@@ -140,6 +140,25 @@ def test_accuracy_by_ratio() -> None:
         assert list(line.get_xdata()) == [0.5, 0.9] and list(line.get_ydata()) == pytest.approx([35.5, 39.5])
 
 
+def test_a_line_joins_ratios_alone() -> None:
+    """Another objective is another line, another fill none."""
+    made = [
+        record("random", 0, accuracy, diagnostics={"realised_ratio_mean": ratio},
+               settings={"regime": "matched", "ratio": ratio, "objective.parameters.decoder_width": width})
+        for width, ratio, accuracy in ((64, 0.5, 0.5), (64, 0.75, 0.6), (32, 0.5, 0.3), (32, 0.75, 0.4))
+    ]  # fmt: skip
+    axes = figures_of(made)["accuracy-against-ratio"].axes[0]
+    means = [
+        list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "-" and len(line.get_xdata()) == 2
+    ]
+    assert sorted(means) == [pytest.approx([30, 40]), pytest.approx([50, 60])]
+    fills = [
+        record("gmml", 0, diagnostics={"realised_ratio_mean": ratio}, settings={"strategy": {"name": "gmml",
+               "parameters": {"fill": fill}}}) for fill, ratio in (("noise", 0.412), ("zeros", 0.409))
+    ]  # fmt: skip
+    assert "accuracy-against-ratio" not in figures_of(fills)
+
+
 def test_the_front_is_what_nobody_beats() -> None:
     """Against the definition, pair by pair."""
     luck = random.Random(0)
@@ -169,6 +188,8 @@ def test_looks() -> None:
 
 
 def test_figures_of_before_go(tmp_path: Path) -> None:
-    tmp_path.joinpath("differences.png").write_bytes(b"old")
+    for name in ("differences.png", "differences-2.svg", "mine.png"):
+        tmp_path.joinpath(name).write_bytes(b"old")
     write_figures(Results(tmp_path, runs(["random"], 2), []), tmp_path)
-    assert not (tmp_path / "differences.png").exists() and (tmp_path / "learning-curves.svg").exists()
+    assert not list(tmp_path.glob("differences*")) and (tmp_path / "learning-curves.svg").exists()
+    assert (tmp_path / "mine.png").exists(), "not ours"

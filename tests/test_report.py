@@ -38,8 +38,8 @@ def said(records: list[RunRecord]) -> str:
 
 def test_findings_follow_the_statistics() -> None:
     text = said(scored())
-    assert text.startswith("Best are blur and random, which cannot be told apart; the highest mean is 54.0 %")
-    assert "Worse than random: gmml by 9.7 [−11.1, −8.2]." in text and "Better than" not in text
+    assert text.startswith("blur has the highest mean, 54.0 % in linear mean; random cannot be told apart from it.")
+    assert "Worse than random: gmml, −9.7 points [−11.1, −8.2]." in text and "Better than" not in text
     assert "Not separable from random at n = 3: blur." in text
     assert "untrained (random-init) reads 31.0 %" in text and "by +23.0 points" in text
     assert "Trained on the labels instead, it reads 62.0 %" in text
@@ -49,13 +49,30 @@ def test_findings_follow_the_statistics() -> None:
 def test_one_that_is_best_is_said_to_be() -> None:
     text = said(scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}))
     assert text.startswith("gmml is best, 63.2 % in linear mean, told apart from every other strategy.")
-    assert "Better than random: gmml by 10.2" in text
+    assert "Better than random: gmml, +10.2 points [" in text
 
 
 def test_few_seeds_claim_nothing() -> None:
     text = said(scored({"random": (0.5,), "gmml": (0.9,)}))
-    assert "gmml has the highest mean" in text and "with n = 1 nothing can be said about differences" in text
+    assert "gmml has the highest mean" in text and "n = 1 for some is too few to say which are best" in text
     assert "Better" not in text and "separable" not in text
+
+
+def test_one_strategy_with_too_few_seeds_silences_no_other() -> None:
+    text = said([*scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}), record("blur", 0, 0.9)])
+    assert text.startswith(
+        "blur has the highest mean, 90.0 % in linear mean, from too few seeds to compare (n = 1). gmml"
+    )
+    assert "gmml is best, 63.2 % in linear mean, told apart" in text and "Better than random: gmml" in text
+
+
+def test_all_that_share_a_letter_with_the_best_are_named() -> None:
+    """The best is so noisy that nothing can be told apart from it, while others can from each other."""
+    scores = {"random": (0.50, 0.51, 0.52), "gmml": (0.40, 0.41, 0.42), "blur": (0.30, 0.55, 0.90)}
+    text = said(scored(scores))
+    assert text.startswith(
+        "blur has the highest mean, 58.3 % in linear mean; random and gmml cannot be told apart from it."
+    )
 
 
 def test_what_is_not_complete_is_said() -> None:
@@ -255,7 +272,7 @@ def test_without_javascript_everything_is_there(browser: Any, report: Path) -> N
     try:
         opened(browser, report)
         text = browser.find_element("tag name", "body").text
-        assert "Best are blur and random" in text and "gmml" in text
+        assert "blur has the highest mean" in text and "gmml" in text
         images = browser.find_elements("css selector", "figure img")
         assert len(images) >= 5 and all(image.is_displayed() for image in images)
     finally:

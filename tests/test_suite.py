@@ -51,12 +51,39 @@ def test_everything_is_crossed_seeds_outermost_controls_once_a_place(tmp_path: P
         ({"strategies": ["random"], "seeds": "3-1"}, "write 0,1,2 or 0-4"),
         ({"strategies": ["random"], "set": {"train.epoch": 3}}, "unknown setting 'train.epoch'"),
         ({"strategies": ["random"], "preset": "quik"}, "unknown preset 'quik'"),
+        (
+            {"strategies": ["random"], "models": [{"patchsize": 4}]},
+            "unknown setting 'models.0.patchsize'. Did you mean models.0.patch_size",
+        ),
+        ({"strategies": [{"name": "random", "params": {}}]}, "unknown setting 'strategies.0.params'"),
+        ({"strategies": ["random"], "budget": {"hours": 3}}, "budget"),
     ],
 )
 def test_mistakes_in_a_suite_are_one_line(tmp_path: Path, settings: dict, message: str) -> None:  # type: ignore[type-arg]
     done = maskbench("run", "--suite", write(tmp_path, **settings), cwd=tmp_path)
     assert done.code == 2 and message in done.err and len(done.err.strip().splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"objectives": ["mae"]}, {"objective": "simmim"}, "lists values for objective, under objectives"),
+        ({"ratios": [0.5]}, {"ratio": 0.9}, "lists values for ratio, under ratios"),
+        ({"datasets": ["shapes"]}, {"data.dataset": "./x"}, "lists values for data.dataset, under datasets"),
+        ({"tune": {"lr": [1e-3]}, "tuning_seeds": 9}, {"train.lr": 0.1}, "lists values for train.lr, under tune"),
+    ],
+)
+def test_a_flag_does_not_vanish_under_a_list(changes: dict, flags: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match=message):
+        grid("mine", Suite.model_validate({"strategies": ["random"], **changes}), flags)
+
+
+def test_a_budget_of_epochs_keeps_the_share_of_warm_up() -> None:
+    settings = {"strategies": ["random"], "preset": "cifar10-cpu", "budget": {"epochs": 6}}
+    assert {
+        (config.train.epochs, config.train.warmup_epochs) for config in grid("mine", Suite.model_validate(settings), {})
+    } == {(6, 1)}
 
 
 def test_an_unknown_suite_is_suggested() -> None:

@@ -57,6 +57,8 @@ def test_the_best_on_validation_is_chosen() -> None:
     ]
     assert tuning.chosen(found, "random") == {"train.lr": 2e-3}
     assert tuning.chosen(found, "gmml") is None
+    more = trial("random", 1000, 0.6, (1000,), **{"train.lr": 5e-3})
+    assert tuning.chosen([*found, more], "random") == {"train.lr": 2e-3}, "one seed does not win over two"
     assert tuning.chosen([trial("random", 1000, None, lr=1)], "random") is None
 
 
@@ -68,6 +70,7 @@ def test_the_best_on_validation_is_chosen() -> None:
         ({"tune": {"ratio": [0.5]}, "ratios": [0.5]}, "either tunes the ratio or crosses ratios"),
         ({"tune": {"lr": [1e-3]}, "seeds": "0-3", "tuning_seeds": 3}, "seed 3 is among the seeds and the tuning_seeds"),
         ({"tune": {"lr": []}}, "tune.lr"),
+        ({"tune": {"warmup_epochs": [1]}, "budget": {"gflops": 10}}, "under a budget the warm-up keeps its share"),
         ({"tune": {"learning_rate": [1e-3]}}, "unknown setting 'learning_rate'"),
     ],
 )
@@ -75,6 +78,19 @@ def test_mistakes_are_one_line(changes: dict[str, Any], message: str, tmp_path: 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"strategies": ["random"], **changes}))
     with pytest.raises(UsageError, match=message):
         trials(*read_suite(str(tmp_path / "mine.yaml")), {})
+
+
+def test_more_combinations_leave_the_trials_that_there_are_as_they_are() -> None:
+    few, more = (
+        trials(
+            "mine", Suite.model_validate({"strategies": ["random"], "tune": {"lr": rates}, "tuning_seeds": seeds}), {}
+        )
+        for rates, seeds in (([1e-3, 2e-3], 100), ([1e-3, 2e-3, 4e-3], "100-101"))
+    )
+    ids = [{config.identity(1) for config in found if config.seed == 100} for found in (few, more)]
+    assert len(ids[0]) == 2 and ids[0] < ids[1] and len(ids[1]) == 3
+    untuned = grid("mine", Suite.model_validate({"strategies": ["random"], "set": {"train.lr": 1e-3}}), {})[-1]
+    assert untuned.identity(1) not in ids[0], "a trial is not the run itself"
 
 
 @pytest.fixture(scope="module")

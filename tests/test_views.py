@@ -136,7 +136,9 @@ def test_across_data_sets_that_share_all_else() -> None:
     assert rows["gmml"]["improvement"]["mean"] == pytest.approx((3 / 4 + 1 / 4) / 2)
     assert "improvement" not in rows["random"] and "improvement" not in rows["random-init"]
     assert "P(beats random)" in formats.as_markdown([section], across_data.columns_of)
+    assert rows["random"]["iqm"]["low"] is None, "two runs on each are too few to draw from"
     assert across_data.sections(Results(Path(), records[:2], [])) == []
+    assert across_data.sections(Results(Path(), [record(status="failed", metrics={})], [])) == []
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")

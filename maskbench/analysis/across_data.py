@@ -19,18 +19,16 @@ def sections(results: Results, baseline: str = BASELINE) -> list[Section]:
     A row: {"label", "n" (runs), "iqm": {"mean", "low", "high"}, "improvement": {"mean", "low", "high"} (the chance that
     a run beats one of the baseline's on the same data)}.
     """
-    frame = results.frame
-    if not len(frame):
-        return []
-    complete = frame[frame["status"] == "complete"]
-    complete = complete.assign(data=complete["group"].str.partition(" | ")[0], rest=complete["group"].map(_rest))
+    complete = by_data(results.frame)
     found = [_section(rest, members, baseline) for rest, members in complete.groupby("rest", sort=True)]
     return [section for section in found if section["rows"]]
 
 
-def _rest(group: str) -> str:
-    """What two groups that differ in data alone share."""
-    return group.split(" | ", 1)[1]
+def by_data(frame: pd.DataFrame) -> pd.DataFrame:
+    """The complete runs, with their group in two: "data" and the "rest", the same where groups differ in data alone."""
+    complete = frame[frame["status"] == "complete"]
+    data, rest = ([group.split(" | ", 1)[part] for group in complete["group"]] for part in (0, 1))
+    return complete.assign(data=data, rest=rest)
 
 
 def _section(rest: Any, members: pd.DataFrame, baseline: str) -> Section:
@@ -50,15 +48,19 @@ def _section(rest: Any, members: pd.DataFrame, baseline: str) -> Section:
 
 def _row(label: str, runs: dict[str, list[float]], theirs: dict[str, list[float]] | None, itself: bool) -> Row:
     row: Row = {"label": label, "n": sum(map(len, runs.values()))}
-    row["iqm"] = _estimate(statistics.interquartile_mean([runs[data] for data in sorted(runs)]))
+    enough = min(map(len, runs.values())) >= statistics.ENOUGH
+    row["iqm"] = _estimate(statistics.interquartile_mean([runs[data] for data in sorted(runs)]), enough)
     if theirs is not None and not itself and label.split(" ")[0] not in CONTROLS:
         pairs = [[side[data] for data in sorted(runs)] for side in (runs, theirs)]
-        row["improvement"] = _estimate(statistics.probability_of_improvement(*pairs))
+        enough &= min(map(len, theirs.values())) >= statistics.ENOUGH
+        row["improvement"] = _estimate(statistics.probability_of_improvement(*pairs), enough)
     return row
 
 
-def _estimate(found: Estimate) -> dict[str, float | None]:
-    return {"mean": stable(found.value), "low": stable(found.low), "high": stable(found.high)}
+def _estimate(found: Estimate, enough: bool) -> dict[str, float | None]:
+    """Without an interval where a bootstrap has next to nothing to draw from."""
+    low, high = (found.low, found.high) if enough else (None, None)
+    return {"mean": stable(found.value), "low": stable(low), "high": stable(high)}
 
 
 def columns_of(section: Section) -> list[Column]:
@@ -68,8 +70,9 @@ def columns_of(section: Section) -> list[Column]:
         def cell(row: Row) -> str | None:
             if name not in row:
                 return None
-            mean, low, high = (100 * row[name][key] for key in ("mean", "low", "high"))
-            return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+            found = row[name]
+            interval = "" if found["low"] is None else f" [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+            return f"{100 * found['mean']:.1f}{interval}"
 
         return Column("interquartile mean" if name == "iqm" else f"P(beats {section['baseline']})", cell)
 
@@ -79,7 +82,7 @@ def columns_of(section: Section) -> list[Column]:
 def _notes(data: int, metric: str, baseline: str | None) -> list[str]:
     said = [
         f"The mean of the middle half of all runs over {data} data sets, {heading(metric)}, in %, with a 95 % "
-        f"bootstrap interval that draws runs anew within each data set."
+        f"bootstrap interval that draws runs anew within each data set; none below three runs on each."
     ]
     if baseline is not None:
         said.append(f"P: the chance in % that a run beats one of {baseline}'s on the same data, averaged over data.")

@@ -22,6 +22,7 @@ COSTS = (
 )
 LENGTHS = ("epochs", "cost/train_s", "cost/train_tflops")  # of the training, where a budget decides it
 BASELINE = "random"
+Spent = Mapping[tuple[str, str], tuple[int, float]]  # by group and row: combinations tried, seconds
 LETTERED = 64  # rows at most, beyond which pairwise groups say nothing to a reader
 
 
@@ -42,18 +43,21 @@ def comparison(
     return [_section(str(group), runs, baseline, spent) for group, runs in results.groupby("group", sort=True)]
 
 
-def _spent(trials: Sequence[RunRecord]) -> dict[tuple[str, str], float]:
-    """Seconds of all trials of a group's row."""
-    spent: dict[tuple[str, str], float] = {}
+def _spent(trials: Sequence[RunRecord]) -> Spent:
+    """What was tried for a group's row, and how long that took."""
+    spent: dict[tuple[str, str], list[RunRecord]] = {}
     for trial in trials:
-        place = group_of(trial), trial.config["tuning"]["row"]
-        spent[place] = spent.get(place, 0.0) + trial.metrics["cost/wall_s"]
-    return spent
+        spent.setdefault((group_of(trial), trial.config["tuning"]["row"]), []).append(trial)
+    return {
+        place: (
+            len({str(run.config["tuning"]["settings"]) for run in runs}),
+            sum(run.metrics["cost/wall_s"] for run in runs),
+        )
+        for place, runs in spent.items()
+    }
 
 
-def _section(
-    group: str, members: pd.DataFrame, baseline: str, spent: Mapping[tuple[str, str], float]
-) -> dict[str, Any]:
+def _section(group: str, members: pd.DataFrame, baseline: str, spent: Spent) -> dict[str, Any]:
     complete = members[members["status"] == "complete"]
     metric = next((name for name in PRIMARY if name in complete and complete[name].notna().any()), PRIMARY[0])
     seeds = set(members["seed"])
@@ -88,7 +92,7 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(known["seed"], known[metric], strict=True)}
 
 
-def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Mapping[tuple[str, str], float]) -> dict[str, Any]:
+def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Spent) -> dict[str, Any]:
     complete = runs[runs["status"] == "complete"]
     row: dict[str, Any] = {"label": label, "control": _control(label), "n": len(complete)}
     row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED[:2]}
@@ -103,9 +107,10 @@ def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Mapping[tuple[s
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
             row[name] |= {"sd": stable(sd), "low": stable(found.low), "high": stable(found.high)}
     if "tuned" in runs and runs["tuned"].notna().all():
-        row |= {"tuned": "; ".join(sorted(set(runs["tuned"]))), "trials": int(runs["trials"].max())}
-        places = set(zip(runs["group"], runs["tuning_row"], strict=True))
-        row["cost/tuning_s"] = {"mean": stable(sum(spent.get(place, 0.0) for place in places))}
+        tried = [spent[place] for place in set(zip(runs["group"], runs["tuning_row"], strict=True)) if place in spent]
+        row["tuned"] = "; ".join(sorted(set(runs["tuned"])))
+        row["trials"] = max((count for count, _ in tried), default=int(runs["trials"].max()))
+        row["cost/tuning_s"] = {"mean": stable(sum(seconds for _, seconds in tried))}
     return row
 
 
@@ -127,11 +132,15 @@ def _add_differences(rows: list[dict[str, Any]], scores: dict[str, dict[int, flo
 
 
 def _add_letters(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]]) -> None:
-    """The groups that cannot be told apart; the best one is that of the highest mean."""
-    found = statistics.letters(scores) if 2 <= len(scores) <= LETTERED else {}
+    """The groups that cannot be told apart; best are all that the highest mean cannot be told apart from. Rows of too
+    few seeds are left out."""
+    enough = {label: of_seed for label, of_seed in scores.items() if len(of_seed) >= statistics.ENOUGH}
+    found = statistics.letters(enough) if 2 <= len(enough) <= LETTERED else {}
+    top = next(iter(found), None)
     for row in rows:
-        if row["label"] in found:
-            row |= {"letters": found[row["label"]], "best": "a" in found[row["label"]]}
+        if top is not None and row["label"] in found:
+            apart = statistics.told_apart(found[row["label"]], found[top])
+            row |= {"letters": found[row["label"]], "best": not apart}
 
 
 def _rank(row: dict[str, Any], metric: str) -> tuple[int, float, str]:
@@ -157,15 +166,18 @@ def notes(section: dict[str, Any]) -> list[str]:
     differences = [row["difference"] for row in rows if "difference" in row]
     detectable = [found["detectable"] for found in differences if found["detectable"] is not None]
     if detectable:
+        middle = 100 * float(np.median(detectable))
         said.append(
             f"Δ: difference from {section['baseline']} in {heading(section['metric'])}, paired by seed, with its 95 % "
-            f"interval; p: Holm-corrected over {len(detectable)} comparisons. A true difference of "
-            f"{100 * float(np.median(detectable)):.1f} points (the median) would be found with a chance of 80 %."
+            f"interval; p: Holm-corrected over {len(detectable)} comparisons. Before that correction, a true "
+            f"difference of {middle:.1f} points (the median) would be found with a chance of 80 %."
         )
     elif differences and seeds > 1:
         said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
     if any("letters" in row for row in rows):
-        said.append("Strategies that share a letter cannot be told apart; the best group is bold.")
+        said.append(
+            "Strategies that share a letter cannot be told apart; bold: the highest mean and all that share with it."
+        )
     tuned = [row for row in rows if "tuned" in row]
     if tuned:
         said.append(

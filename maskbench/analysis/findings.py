@@ -1,12 +1,13 @@
 """What a comparison says, in sentences that claim no more than its statistics do."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from maskbench.analysis.comparison import heading
 from maskbench.analysis.figures.accuracy_against_cost import front
 from maskbench.analysis.formats import UNFINISHED, Row, Section, signed
-from maskbench.analysis.statistics import CONFIDENCE
+from maskbench.analysis.statistics import CONFIDENCE, ENOUGH
 
 RATE = "cost/images_per_s"
 NAMED = 6  # rows in a sentence
@@ -37,15 +38,20 @@ def _best(rows: Sequence[Row], metric: str) -> str:
     figure = f"{_percent(first[metric]['mean'])} in {heading(metric)}"
     if len(rows) == 1:
         return f"{first['label']} reaches {figure} (n = {first['n']})."
-    group = [row["label"] for row in rows if row.get("best")]
-    if not group:
-        return (
-            f"{first['label']} has the highest mean, {figure}, but with n = {first['n']} nothing can be said about "
-            f"differences."
-        )
-    if len(group) == 1:
-        return f"{first['label']} is best, {figure}, told apart from every other strategy."
-    return f"Best are {_listed(group)}, which cannot be told apart; the highest mean is {figure}."
+    lettered = [row for row in rows if "letters" in row]
+    if not lettered:
+        fewest = min(row["n"] for row in rows)
+        why = f"n = {fewest} for some is too few" if fewest < ENOUGH else "there are too many strategies"
+        return f"{first['label']} has the highest mean, {figure}; {why} to say which are best."
+    said = ""
+    if "letters" not in first:
+        said = f"{first['label']} has the highest mean, {figure}, from too few seeds to compare (n = {first['n']}). "
+        first = lettered[0]
+        figure = f"{_percent(first[metric]['mean'])} in {heading(metric)}"
+    same = [row["label"] for row in lettered if row["best"] and row is not first]
+    if same:
+        return f"{said}{first['label']} has the highest mean, {figure}; {_listed(same)} cannot be told apart from it."
+    return f"{said}{first['label']} is best, {figure}, told apart from every other strategy."
 
 
 def _against(section: Section, rows: Sequence[Row]) -> list[str]:
@@ -59,15 +65,17 @@ def _against(section: Section, rows: Sequence[Row]) -> list[str]:
     same = [row["label"] for row in tested if row not in apart]
     baseline, said = section["baseline"], []
     if better:
-        said.append(f"Better than {baseline}: {_listed(map(_difference, better))}.")
+        said.append(f"Better than {baseline}: {_listed(map(_difference, better), '; ')}.")
     if worse:
-        said.append(f"Worse than {baseline}: {_listed(map(_difference, worse))}.")
+        said.append(f"Worse than {baseline}: {_listed(map(_difference, worse), '; ')}.")
     if same:
         n = min(row["difference"]["n"] for row in tested if row["label"] in same)
         said.append(f"Not separable from {baseline} at n = {n:.0f}: {_listed(same)}.")
-    detectable = sorted(row["difference"]["detectable"] for row in tested)
-    middle = 100 * detectable[len(detectable) // 2]
-    said.append(f"With these seeds, a true difference of {middle:.1f} points would be found four times in five.")
+    middle = 100 * statistics.median(row["difference"]["detectable"] for row in tested)
+    said.append(
+        f"With these seeds, a true difference of {middle:.1f} points would be found four times in five, before the "
+        f"correction for several comparisons."
+    )
     return said
 
 
@@ -102,18 +110,16 @@ def _cost(rows: Sequence[Row], metric: str) -> list[str]:
 
 def _difference(row: Row) -> str:
     found = row["difference"]
-    return (
-        f"{row['label']} by {signed(abs(found['mean'])).lstrip('+')} [{signed(found['low'])}, {signed(found['high'])}]"
-    )
+    return f"{row['label']}, {signed(found['mean'])} points [{signed(found['low'])}, {signed(found['high'])}]"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Any, comma: str = ", ") -> str:
     """ "a, b and c", of many the first ones."""
     names = list(names)
     if len(names) > NAMED:
         names = [*names[: NAMED - 1], f"{len(names) - NAMED + 1} others"]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{comma.join(names[:-1])} and {names[-1]}"

@@ -151,7 +151,7 @@ def _curves(records: list[RunRecord], labels: dict[str, str], look: Looks) -> li
     """Mean online readings by epoch of each label, for the page's own chart."""
     readings: dict[str, dict[float, list[float]]] = {}
     for record in records:
-        for row in record.curve:
+        for row in record.curve if record.status == "complete" else ():
             if ONLINE in row:
                 readings.setdefault(labels[record.run_id], {}).setdefault(row["epoch"], []).append(100 * row[ONLINE])
     return [

@@ -177,7 +177,7 @@ def _settings(record: RunRecord) -> dict[str, str]:
     config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning")}
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:
-        config["train"] = {k: v for k, v in config["train"].items() if k not in ("epochs", "warmup_epochs")}
+        config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}
     config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
     flat: dict[str, str] = {}
 

@@ -7,6 +7,7 @@ same seed gives every strategy the same first weights, order of images and crops
 import functools
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,12 @@ def letters(values: Mapping[str, Mapping[int, float]], alpha: float = 1 - CONFID
             columns = _absorbed([part for column in columns for part in _split(column, *pair)])
     columns.sort(key=lambda column: sorted(names.index(name) for name in column))
     return {name: "".join(_letter(place) for place, column in enumerate(columns) if name in column) for name in names}
+
+
+def told_apart(one: str, two: str) -> bool:
+    """Whether two strings of compact letters share none."""
+    first, second = (set(re.findall("[a-z]'*", letters)) for letters in (one, two))
+    return not first & second
 
 
 def _split(column: set[str], one: str, two: str) -> list[set[str]]:

@@ -29,12 +29,13 @@ def tables_of(folder: Path, baseline: str | None = None) -> dict[str, str]:
     return writing(folder, lambda: write_tables(results, folder / "tables", baseline or BASELINE))
 
 
-def figures_of(folder: Path) -> list[Path]:
+def figures_of(folder: Path, baseline: str | None = None) -> list[Path]:
+    from maskbench.analysis.comparison import BASELINE
     from maskbench.analysis.figures import write_figures
     from maskbench.analysis.results import read_results
 
     results = read_results(folder)
-    return writing(folder, lambda: write_figures(results, folder / "figures"))
+    return writing(folder, lambda: write_figures(results, folder / "figures", baseline or BASELINE))
 
 
 def table(
@@ -66,7 +67,7 @@ def report(
     from maskbench.analysis.results import read_results
 
     tables_of(folder, baseline)
-    figures_of(folder)
+    figures_of(folder, baseline)
     results = read_results(folder)
     print(writing(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
 

@@ -129,10 +129,12 @@ def run(
 
         print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False), end="")
         return
-    if download and first.data.dataset.startswith("torch/"):
-        from maskbench.data.downloads import fetch
+    if download:
+        from maskbench.data.downloads import PREFIX, fetch
 
-        fetch(first.data.dataset, first.data.data_dir)
+        for name, folder in {(each.data.dataset, each.data.data_dir) for each in runs(None)}:
+            if name.startswith(PREFIX):
+                fetch(name, folder)
     from maskbench.campaign import Campaign
     from maskbench.reporter import Terminal
     from maskbench.tracking import trackers
@@ -146,9 +148,9 @@ def run(
     if suite is not None:
         campaign.reporter.note(campaign.told())
     with resumable():
-        planned, records = campaign.carry_out()
+        expected, records = campaign.carry_out()
     _show(Path(first.output), records, campaign.reporter, as_json)
-    if len(records) < len(planned) or any(record.status != "complete" for record in records):
+    if len(records) < expected or any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 
 

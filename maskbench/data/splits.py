@@ -28,7 +28,7 @@ class Images:
 
     def take(self, index: Tensor) -> "Images":
         """The images of these numbers, in this order."""
-        objects = None if self.objects is None else self.objects[index]
+        objects = None if self.objects is None else self.objects[index.to(self.objects.device)]
         return Images(self.pixels[index], self.labels[index], self.stretch[index], objects)
 
     def to(self, device: torch.device) -> "Images":

@@ -1,6 +1,7 @@
 """Figures from records, each as PNG and SVG, one column wide."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from maskbench.analysis.across_data import by_data
 from maskbench.analysis.comparison import BASELINE, PRIMARY
 from maskbench.analysis.figures import (
     accuracy_against_cost,
@@ -22,6 +24,18 @@ from maskbench.analysis.figures.style import RC, Looks, looks
 from maskbench.analysis.results import Results
 from maskbench.record import RunRecord
 from maskbench.storage import write_atomically
+
+NAMES = (
+    "accuracy-against-cost",
+    "differences",
+    "accuracy-against-ratio",
+    "diagnostics",
+    "learning-curves",
+    "learning-curves-time",
+    "learning-curves-flops",
+    "data-sets",
+)
+_OURS = re.compile(rf"({'|'.join(NAMES)})(-\d+)?\.(png|svg)")
 
 
 def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> list[Path]:
@@ -39,8 +53,8 @@ def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> l
         written = [path for name, figure in drawn(results, baseline) for path in _save(figure, folder / name)]
     if written:
         write_atomically(version, matplotlib.__version__ + "\n")
-    for path in (*folder.glob("*.png"), *folder.glob("*.svg")):
-        if path not in written:
+    for path in folder.glob("*"):
+        if _OURS.fullmatch(path.name) and path not in written:
             path.unlink()
     return written
 
@@ -58,16 +72,12 @@ def drawn(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Fig
         members = complete[complete["group"] == group]
         for name, each in _of_group(members, by_id, look, baseline):
             yield (name if len(groups) == 1 else f"{name}-{number}"), each
-    parts = complete.assign(data=complete["group"].str.partition(" | ")[0], rest=complete["group"].map(_rest))
+    parts = by_data(frame)
     for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
         metric = _deciding(members)
         figure = None if metric is None else heat_map.draw(members, metric)
         if figure is not None:
             yield (f"data-sets-{number}" if parts["rest"].nunique() > 1 else "data-sets"), figure
-
-
-def _rest(group: str) -> str:
-    return group.split(" | ", 1)[1]
 
 
 def _of_group(
