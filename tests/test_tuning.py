@@ -66,7 +66,7 @@ def test_the_best_on_validation_is_chosen() -> None:
     ("changes", "message"),
     [
         ({"tune": {"epochs": [1, 2]}}, "tune: epochs is what makes runs comparable"),
-        ({"tune": {"train.batch_size": [1, 2]}}, "tune: train.batch_size is what makes"),
+        ({"tune": {"train.batch_size": [1, 2]}}, "tune: batch_size is what makes"),
         ({"tune": {"ratio": [0.5]}, "ratios": [0.5]}, "either tunes the ratio or crosses ratios"),
         ({"tune": {"lr": [1e-3]}, "seeds": "0-3", "tuning_seeds": 3}, "seed 3 is among the seeds and the tuning_seeds"),
         ({"tune": {"lr": []}}, "tune.lr"),
