@@ -16,6 +16,7 @@ from maskbench.claim import LOCK, Busy, claim
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.measures import model_facts
+from maskbench.painting import painted
 from maskbench.pictures import masks_figure, save
 from maskbench.plan import Plan, pictured
 from maskbench.pretrain import State
@@ -81,7 +82,9 @@ def write_files(planned: Plan, splits: Splits, state: State, results: list[Probe
     encoder = as_safetensors(weights, {"model": about_model, "run_id": planned.run_id})
     write_atomically(folder / "encoder.safetensors", encoder)
     clean, view = pictured(planned, splits, state)
-    figure = masks_figure({planned.label: view}, clean, state.head.encoder.grid, splits.mean, splits.std)
+    reconstruction = painted(planned, state, clean, view)
+    named, grid = {planned.label: view}, state.head.encoder.grid
+    figure = masks_figure(named, clean, grid, splits.mean, splits.std, painted=reconstruction)
     save(figure, folder / "masks.png")
 
 

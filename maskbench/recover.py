@@ -19,11 +19,25 @@ def normalised(images: Tensor, patch: int, how: Normalise) -> Tensor:
     """
     if how == "none":
         return images
+    cells, variance, mean = _cells(images, patch, how)
+    return ((cells - mean) * (variance + 1e-6).rsqrt()).reshape(images.shape)
+
+
+def restored(prediction: Tensor, images: Tensor, patch: int, how: Normalise) -> Tensor:
+    """The inverse of `normalised`: a `prediction` (B, C, H, W) of it with the mean and contrast that each patch has in
+    `images`."""
+    if how == "none":
+        return prediction
+    cells, variance, mean = _cells(images, patch, how)
+    return (prediction.reshape(cells.shape) * (variance + 1e-6).sqrt() + mean).reshape(images.shape)
+
+
+def _cells(images: Tensor, patch: int, how: Normalise) -> tuple[Tensor, Tensor, Tensor]:
+    """Images as patches (B, C, rows, patch, cols, patch), and the variance and mean of each, broadcastable to them."""
     batch, channels, height, width = images.shape
     cells = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
-    axes = (3, 5) if how == "patch-channel" else (1, 3, 5)
-    variance, mean = torch.var_mean(cells, axes, keepdim=True)
-    return ((cells - mean) * (variance + 1e-6).rsqrt()).reshape(images.shape)
+    variance, mean = torch.var_mean(cells, (3, 5) if how == "patch-channel" else (1, 3, 5), keepdim=True)
+    return cells, variance, mean
 
 
 def recovery_loss(
