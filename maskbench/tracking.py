@@ -1,5 +1,6 @@
 """A run's curve in TensorBoard, Weights & Biases or MLflow as it is made: the numbers of metrics.csv, nothing else."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,19 +14,19 @@ if TYPE_CHECKING:
     from maskbench.record import RunRecord
 
 
-class Tracker(Reporter):
+class Tracker(Reporter, ABC):
     """Opens when a run begins, closes when it ends, whatever way it ends."""
 
     def __init__(self) -> None:
         self.run: Any = None
-        self.step_ = 0
+        self.reached = 0
 
     def begin(self, planned: "Plan", splits: "Splits", steps: int) -> None:
-        self.step_ = 0
+        self.reached = 0
         self.run = self.opened(planned)
 
     def epoch(self, row: dict[str, float]) -> None:
-        self.step_ = int(row["step"])
+        self.reached = int(row["step"])
         self.log({name: value for name, value in row.items() if name != "step"})
 
     def end(self, record: "RunRecord | None") -> None:
@@ -35,17 +36,17 @@ class Tracker(Reporter):
             self.close()
             self.run = None
 
+    @abstractmethod
     def opened(self, planned: "Plan") -> Any:
         """What numbers are logged to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log(self, numbers: dict[str, float]) -> None:
         """At the step reached."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Nothing more will come."""
-        raise NotImplementedError
 
 
 class TensorBoard(Tracker):
@@ -58,7 +59,7 @@ class TensorBoard(Tracker):
 
     def log(self, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
-            self.run.add_scalar(name, value, self.step_, new_style=True, double_precision=True)
+            self.run.add_scalar(name, value, self.reached, new_style=True, double_precision=True)
         self.run.flush()
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class Wandb(Tracker):
         )
 
     def log(self, numbers: dict[str, float]) -> None:
-        self.run.log(numbers, step=self.step_)
+        self.run.log(numbers, step=self.reached)
 
     def close(self) -> None:
         self.run.finish()
@@ -98,7 +99,7 @@ class Mlflow(Tracker):
         return run
 
     def log(self, numbers: dict[str, float]) -> None:
-        import_module("mlflow").log_metrics(numbers, step=self.step_)
+        import_module("mlflow").log_metrics(numbers, step=self.reached)
 
     def close(self) -> None:
         import_module("mlflow").end_run()
