@@ -175,9 +175,7 @@ def notes(section: dict[str, Any]) -> list[str]:
     elif differences and seeds > 1:
         said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
     if any("letters" in row for row in rows):
-        said.append(
-            "Strategies that share a letter cannot be told apart; bold: the highest mean and all that share with it."
-        )
+        said.append("Strategies that share a letter cannot be told apart; bold are the highest mean and those like it.")
     tuned = [row for row in rows if "tuned" in row]
     if tuned:
         said.append(

@@ -100,7 +100,7 @@ def _cost(rows: Sequence[Row], metric: str) -> list[str]:
     fastest = max(points, key=lambda label: points[label][0])
     said = f"Fastest is {fastest}, at {points[fastest][0]:.0f} images/s"
     best = rows[0]["label"]
-    if best in points and best != fastest:
+    if best in points and points[fastest][0] > 1.1 * points[best][0]:
         said += f", {points[fastest][0] / points[best][0]:.1f} times as fast as {best}"
     kept = front(points)
     if len(kept) > 1:
