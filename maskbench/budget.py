@@ -32,10 +32,10 @@ def fitted(
     """
     found = []
     for config in configs:
-        planned, _ = load_splits(plan(config))
-        if config.train.budget is None or not planned.objective.trains:
+        if config.train.budget is None or not plan(config).objective.trains:
             found.append(config)
             continue
+        planned, _ = load_splits(plan(config))
         kind = _kind(planned)
         if kind not in epochs:
             begun = _begun(Path(config.output))

@@ -163,7 +163,7 @@ def trials(name: str, suite: Suite, overrides: Choice) -> list[RunConfig]:
 def _places(
     name: str, suite: Suite, seeds: list[int], overrides: Choice
 ) -> Iterator[tuple[tuple[Choice, ...], dict[str, Any]]]:
-    """Each seed on each data set with each model: seed, what is chosen there, and the settings of all runs there."""
+    """Each seed on each data set with each model: the choice of the latter two, and the settings of all runs there."""
     _check_overrides(suite, overrides)
     base = _budgeted(merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set), suite)
     datasets: list[Choice] = [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}]
