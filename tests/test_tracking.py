@@ -27,7 +27,7 @@ def stored(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.integration)])
 def tracked(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tracked")
     jobs = ["--jobs", str(request.param)]
