@@ -62,6 +62,9 @@ class Broken(Tracker):
     def log(self, numbers: dict[str, float]) -> None:
         raise ConnectionError("no route")
 
+    def close(self) -> None:
+        raise AssertionError("it was left out before")
+
 
 class Notes(Reporter):
     def __init__(self) -> None:
