@@ -25,9 +25,9 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 from safetensors.numpy import load_file
 
-import maskbench.analysis.plots
+import maskbench.analysis.figures
 import maskbench.analysis.tables
-import maskbench.pipeline  # noqa: F401
+import maskbench.campaign  # noqa: F401
 from maskbench.cli import main
 from maskbench.record import read_record
 
