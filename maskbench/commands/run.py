@@ -14,7 +14,7 @@ from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from maskbench.campaign import Choose
+    from maskbench.campaign import Campaign, Choose
     from maskbench.record import RunRecord
     from maskbench.reporter import Reporter
 
@@ -130,11 +130,7 @@ def run(
         print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False), end="")
         return
     if download:
-        from maskbench.data.downloads import PREFIX, fetch
-
-        for name, folder in {(each.data.dataset, each.data.data_dir) for each in runs(None)}:
-            if name.startswith(PREFIX):
-                fetch(name, folder)
+        _fetch({(each.data.dataset, each.data.data_dir) for each in runs(None)})
     from maskbench.campaign import Campaign
     from maskbench.reporter import Terminal
     from maskbench.tracking import trackers
@@ -147,9 +143,23 @@ def run(
         return
     if suite is not None:
         campaign.reporter.note(campaign.told())
+    _carry_out(campaign, Path(first.output), as_json)
+
+
+def _fetch(places: set[tuple[str, str | None]]) -> None:
+    """Download what torchvision knows of these data sets, each in its folder."""
+    from maskbench.data.downloads import PREFIX, fetch
+
+    for name, folder in places:
+        if name.startswith(PREFIX):
+            fetch(name, folder)
+
+
+def _carry_out(campaign: "Campaign", output: Path, as_json: bool) -> None:
+    """Do what is not done yet and show it; exit code 1 where a run is missing or not complete."""
     with resumable():
         expected, records = campaign.carry_out()
-    _show(Path(first.output), records, campaign.reporter, as_json)
+    _show(output, records, campaign.reporter, as_json)
     if len(records) < expected or any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 
