@@ -24,6 +24,8 @@ SCORES = {
     "random-init": (0.3, 0.31, 0.32),
     "supervised": (0.6, 0.61, 0.65),
 }
+RESULTS = Path(__file__).parent.parent / "results"
+TAB, ENTER = "\ue004", "\ue007"  # WebDriver's names of keys
 EVIL = "<script>alert(1)</script>"
 
 
@@ -237,7 +239,7 @@ def test_sorting_and_filtering_by_keyboard(browser: Any, report: Path) -> None:
     )
     place = heads.index("linear mean")
     buttons = browser.find_elements("css selector", "table.sortable thead button")
-    buttons[place].send_keys("\ue007")  # Enter
+    buttons[place].send_keys(ENTER)
     values = [float(re.findall(r"[\d.]+", text)[0]) for text in column(browser, place)]
     assert values == sorted(values, reverse=True) and len(values) == 5
     assert buttons[place].find_element("xpath", "..").get_attribute("aria-sort") == "descending"
@@ -264,6 +266,62 @@ def test_curves_are_read_by_pointer_and_keyboard(browser: Any, report: Path) -> 
     assert "Epoch 2" in told.text and "random 35.3 %" in told.text
     ActionChains(browser).move_to_element_with_offset(chart, int(chart.size["width"] * 0.49), 0).perform()
     assert "Epoch 3" in told.text
+
+
+@pytest.mark.integration
+def test_links_and_folds_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    elsewhere = {**record().dataset, "name": "other", "fingerprint": "other-1"}
+    store(tmp_path, record("random"), record("gmml"), record("random", run_id="other-s0", dataset=elsewhere))
+    opened(browser, write_report(read_results(tmp_path), tmp_path / "report.html"))
+    browser.switch_to.active_element.send_keys(TAB)
+    skip = browser.switch_to.active_element
+    assert skip.text == "To the findings" and skip.is_displayed()
+    skip.send_keys(ENTER)
+    assert browser.switch_to.active_element.get_attribute("id") == "main"
+    links = browser.find_elements("css selector", "nav a")
+    assert len(links) == 2
+    links[1].send_keys(ENTER)
+    assert browser.current_url.endswith("#group-2")
+    assert abs(browser.execute_script("return document.getElementById('group-2').getBoundingClientRect().top")) < 900
+    for fold in browser.find_elements("css selector", "details"):
+        summary = fold.find_element("tag name", "summary")
+        assert fold.get_attribute("open") is None
+        summary.send_keys(ENTER)
+        assert fold.get_attribute("open") is not None and fold.find_element("css selector", "pre, table").is_displayed()
+        summary.send_keys(" ")
+        assert fold.get_attribute("open") is None
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("committed") / "report.html"
+    return write_report(read_results(RESULTS / "cifar10-small"), path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_report_of_a_committed_suite(browser: Any, committed: Path, width: int, dark: bool) -> None:
+    """Looks, sorting, filtering, curves and folds of what was really run."""
+    axe = pytest.importorskip("axe_core_python.selenium").Axe()
+    opened(browser, committed, width, dark)
+    assert len(browser.find_elements("css selector", ".masks img")) == 4, "one for each strategy, none for controls"
+    heads = browser.find_elements("css selector", "table.sortable thead button")
+    place = 1 + [head.text for head in heads[1:]].index("linear mean")
+    heads[place].send_keys(ENTER)
+    assert column(browser, 0)[0] == "random" and column(browser, 0)[-1] == "attmask-high"
+    field = browser.find_element("css selector", "input[type=search]")
+    field.send_keys("mask")
+    assert column(browser, 0) == ["attmask-high"]
+    field.clear()
+    field.send_keys(" ")  # `clear` tells the page nothing
+    browser.find_element("css selector", ".curves svg").send_keys("\ue011")  # Home
+    assert browser.find_element("css selector", ".curves output").text.startswith("Epoch 2: ")
+    for summary in browser.find_elements("tag name", "summary"):
+        summary.send_keys(ENTER)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in axe.run(browser)["violations"]] == []
+    assert browser.get_log("browser") == []
 
 
 @pytest.mark.integration

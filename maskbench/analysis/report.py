@@ -27,7 +27,7 @@ from maskbench.record import RunRecord
 from maskbench.storage import write_atomically
 
 GALLERY = 40  # pictures of masks at most
-PICTURE = 480  # pixels
+PICTURE = 800  # pixels
 ALT = {
     "accuracy-against-cost": "Accuracy of the linear probe against images per second",
     "differences": "Paired differences from the baseline with intervals",
@@ -165,11 +165,11 @@ def _curves(records: list[RunRecord], labels: dict[str, str], look: Looks) -> li
 
 
 def _masks(folder: Path, records: list[RunRecord], labels: dict[str, str]) -> list[dict[str, str]]:
-    """The picture of one run of each label, where it is there."""
+    """The picture of one run of each label, where it is there; controls hide nothing."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
         path, label = folder / "runs" / record.run_id / "masks.png", labels[record.run_id]
-        if label in found or len(found) == GALLERY or not path.exists():
+        if label in found or len(found) == GALLERY or record.strategy["name"] == "none" or not path.exists():
             continue
         with Image.open(path) as image:
             small = image.convert("RGB")
