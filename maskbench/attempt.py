@@ -23,7 +23,7 @@ from maskbench.measures import about, costs, diagnostics, model_facts
 from maskbench.online import OnlineKnn
 from maskbench.plan import Plan
 from maskbench.pretrain import Diverged, State, pretrain, steps_per_epoch
-from maskbench.probe import ProbeResult, features_of
+from maskbench.probe import ProbeResult, Subject
 from maskbench.progress import Progress, out_of_memory
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
@@ -138,12 +138,12 @@ class Attempt:
 
     def probed(self) -> list[ProbeResult]:
         """What the probes say: on test, or, where settings are being chosen, on validation, under names that say so."""
-        planned, encoder = self.planned, self.progress.state.head.encoder
+        planned, config = self.planned, self.planned.config
+        splits = self.splits.without_test() if planned.trial else self.splits
+        subject = Subject(self.progress.state.head.encoder, splits, config.system, config.seed)
         if not planned.trial:
-            features = features_of(encoder, self.splits, planned.config.system)
-            return [probe(features) for probe in planned.probes]
-        features = features_of(encoder, self.splits.without_test(), planned.config.system)
-        found = [probe(features).metrics for probe in planned.probes]
+            return [probe(subject) for probe in planned.probes]
+        found = [probe(subject).metrics for probe in planned.probes]
         return [ProbeResult({PREFIX + name: value for name, value in metrics.items()}) for metrics in found]
 
     def save(self) -> None:

@@ -29,9 +29,9 @@ class OnlineKnn:
         stands."""
         known = extract(encoder, self.bank, self.splits, self.system)
         asked = extract(encoder, self.asked, self.splits, self.system)
-        readings = {}
+        probe, readings = Knn(k=20), {}
         for pooling in sorted(known):
-            answers = Knn().predict(known[pooling], self.bank.labels, asked[pooling], len(self.splits.classes))
+            answers = probe.predictions(known[pooling], self.bank.labels, asked[pooling], len(self.splits.classes))[20]
             readings[f"online/knn/top1/{pooling}"] = accuracy(answers, self.asked.labels)
             readings[f"online/rank/{pooling}"] = effective_rank(asked[pooling])
         return readings

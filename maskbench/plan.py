@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,10 +92,15 @@ def plan(config: RunConfig) -> Plan:
         update={
             "strategy": Spec(name=strategy.name, parameters=strategy.parameters),
             "objective": Spec(name=objective.name, parameters=objective.parameters),
-            "probes": [Spec(name=probe.name, parameters=probe.parameters) for probe in chosen],
+            "probes": [Spec(name=probe.name, parameters=_given(probe.parameters)) for probe in chosen],
         }
     )
     return Plan(config, strategy, objective, chosen)
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Without what is None, so that a new option of a probe leaves the names of finished runs as they are."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def load_splits(planned: Plan) -> tuple[Plan, Splits]:
@@ -133,6 +139,10 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
     """Ask the strategy for one small view, so that what it refuses is said before anything is written."""
     if "attention" in planned.strategy.needs and state.head.encoder.vit.cls_token is None:
         raise UsageError(f"{planned.strategy.name} needs a class token, which {planned.config.model.name} has not")
+    for probe in planned.probes:
+        refusal = probe.refuses(state.head.encoder, splits)
+        if refusal is not None:
+            raise UsageError(refusal)
     try:
         view = pictured(planned, splits, state)[1]
     except ValueError as error:

@@ -1,7 +1,9 @@
-"""What a probe is: frozen features in, numbers and test predictions out. Probes know nothing of files."""
+"""What a probe is: an encoder and data in, numbers and test predictions out. Probes know nothing of files."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,24 +39,108 @@ class Features:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """metrics: e.g. {"knn/top1/cls": 0.41}, shares in [0, 1]. predictions: test predictions (n,) int64 by the same
-    kind of key. chosen: hyper-parameters picked on the validation part."""
+    """metrics: e.g. {"knn/top1/cls": 0.41}, shares in [0, 1] where they are accuracies. predictions: test predictions
+    (n,) int64 by the same kind of key. chosen: hyper-parameters picked on the validation part."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     predictions: dict[str, Tensor] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
+BATCH = {False: 125, True: 1000}  # images at a time, on a GPU or not; a CPU's caches want few (1.7 times over 500)
+Read = Callable[[Tensor], dict[str, Tensor]]  # normalised images (B, C, H, W) -> (B, ...) each
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a probe asks: an encoder, which it leaves as it is, and data on the encoder's device.
+
+    seed: the run's, for probes that train something from a random start.
+    """
+
+    encoder: Encoder
+    splits: Splits
+    system: System
+    seed: int = 0
+    _known: dict[int, dict[str, Features]] = field(default_factory=dict, init=False, repr=False)
+
+    def extract(self, images: Images, read: Read | None = None) -> dict[str, Tensor]:
+        """What `read`, which calls the encoder, says of clean images; their pooled features if it is not given."""
+        return extract(self.encoder, images, self.splits, self.system, read)
+
+    def features(self, blocks: int = 1) -> dict[str, Features]:
+        """By pooling, the concatenated features of the last `blocks` blocks of every image, each encoded once."""
+        if blocks not in self._known:
+            self._known[blocks] = self._features(partial(self.encoder.pooled, blocks=blocks))
+        return self._known[blocks]
+
+    @property
+    def held_out(self) -> Images:
+        """The validation part as images."""
+        validation = self.splits.validation
+        return validation if isinstance(validation, Images) else self.splits.train.take(validation)
+
+    def _features(self, read: Read) -> dict[str, Features]:
+        splits = self.splits
+        train, test = self.extract(splits.train, read), self.extract(splits.test, read)
+        labels, device = splits.train.labels, self.encoder.mask_token.device
+        if isinstance(splits.validation, Tensor):
+            held_out = splits.validation
+            validation = {pooling: values[held_out] for pooling, values in train.items()}
+        else:
+            validation = self.extract(splits.validation, read)
+        given = Features(
+            train=train["mean"],
+            train_labels=labels.to(device),
+            fit=train["mean"],
+            fit_labels=labels[splits.fit].to(device),
+            validation=validation["mean"],
+            validation_labels=self.held_out.labels.to(device),
+            test=test["mean"],
+            test_labels=splits.test.labels.to(device),
+            classes=len(splits.classes),
+        )
+        return {
+            pooling: replace(
+                given,
+                train=train[pooling],
+                fit=train[pooling][splits.fit],
+                validation=validation[pooling],
+                test=test[pooling],
+            )
+            for pooling in sorted(train)
+        }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe(Component, ABC):
-    """A question to frozen features. Fields are its protocol; `version` goes up whenever an answer would change."""
+    """A question to an encoder. Fields are its protocol; `version` goes up whenever an answer would change."""
 
     @abstractmethod
-    def __call__(self, features: dict[str, Features]) -> ProbeResult:
-        """The answers for each pooling. The labels of test are read for the final accuracy alone."""
+    def __call__(self, subject: Subject) -> ProbeResult:
+        """The answers. Choices are made on validation; the labels of test are read for the final numbers alone."""
+
+    def refuses(self, encoder: Encoder, splits: Splits) -> str | None:
+        """Why it cannot be asked of this encoder and these data, with the remedy; None where it can."""
+        return None
 
 
-BATCH = {False: 125, True: 1000}  # images at a time, on a GPU or not; a CPU's caches want few (1.7 times over 500)
+@dataclass(frozen=True, kw_only=True)
+class FeatureProbe(Probe, ABC):
+    """A question to features alone."""
+
+    @property
+    def read_blocks(self) -> int:
+        """How many of the last blocks give the features."""
+        return 1
+
+    @abstractmethod
+    def ask(self, features: dict[str, Features]) -> ProbeResult:
+        """The answers for each pooling."""
+
+    def __call__(self, subject: Subject) -> ProbeResult:
+        return self.ask(subject.features(self.read_blocks))
+
 
 REGISTRY: Registry[Probe] = Registry("probe", "maskbench.probes")
 register = REGISTRY.register
@@ -66,8 +152,12 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 
 @torch.inference_mode()
-def extract(encoder: Encoder, images: Images, splits: Splits, system: System) -> dict[str, Tensor]:
-    """Features (n, D) float32 by pooling of clean images, centrally cropped, from the encoder in eval mode."""
+def extract(
+    encoder: Encoder, images: Images, splits: Splits, system: System, read: Read | None = None
+) -> dict[str, Tensor]:
+    """What `read` says of clean images, centrally cropped, while the encoder is in eval mode; by default its features
+    (n, D) float32 by pooling."""
+    read = read or encoder.pooled
     training = encoder.training
     encoder.eval()
     size, device = encoder.grid.image_size, encoder.mask_token.device
@@ -75,34 +165,6 @@ def extract(encoder: Encoder, images: Images, splits: Splits, system: System) ->
     for index in torch.arange(len(images)).split(BATCH[device.type == "cuda"]):
         batch = images.take(index.to(images.labels.device)).to(device)
         with autocast(system):
-            parts.append(encoder.pooled(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std)))
+            parts.append(read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std)))
     encoder.train(training)
-    return {pooling: torch.cat([part[pooling] for part in parts]) for pooling in parts[0]}
-
-
-def features_of(encoder: Encoder, splits: Splits, system: System) -> dict[str, Features]:
-    """Everything that probes need, each image encoded once. `splits` are on the encoder's device."""
-    train, test = extract(encoder, splits.train, splits, system), extract(encoder, splits.test, splits, system)
-    device = encoder.mask_token.device
-    labels, fit = splits.train.labels.to(device), splits.fit.to(device)
-    if isinstance(splits.validation, Tensor):
-        held_out = splits.validation.to(device)
-        validation = {pooling: values[held_out] for pooling, values in train.items()}
-        validation_labels = labels[held_out]
-    else:
-        validation = extract(encoder, splits.validation, splits, system)
-        validation_labels = splits.validation.labels.to(device)
-    return {
-        pooling: Features(
-            train=train[pooling],
-            train_labels=labels,
-            fit=train[pooling][fit],
-            fit_labels=labels[fit],
-            validation=validation[pooling],
-            validation_labels=validation_labels,
-            test=test[pooling],
-            test_labels=splits.test.labels.to(device),
-            classes=len(splits.classes),
-        )
-        for pooling in sorted(train)
-    }
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

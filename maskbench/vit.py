@@ -124,20 +124,23 @@ class Encoder(nn.Module):
         From q and k of the block, so it does not matter whether attention is fused. Rows sum to less than 1: what
         the class token gives to itself and to registers is cut away, and the rest is not renormalised.
         """
-        return self._cls_attention(self._before_last(images))
+        return self._cls_attention(self._before(images, -1))
 
     def attend(self, images: Tensor) -> tuple[Encoded, Tensor]:
         """All tokens of clean images, and (B, N) as from `cls_attention`, in one pass."""
-        tokens = self._before_last(images)
+        tokens = self._before(images, -1)
         attention = self._cls_attention(tokens)
-        tokens = self.vit.norm(self.vit.blocks[-1](tokens))
-        return Encoded(tokens[:, : self.vit.num_prefix_tokens], tokens[:, self.vit.num_prefix_tokens :]), attention
+        return self._split(self.vit.norm(self.vit.blocks[-1](tokens))), attention
 
-    def _before_last(self, images: Tensor) -> Tensor:
+    def _before(self, images: Tensor, place: int) -> Tensor:
+        """All tokens of clean images as the block at `place` gets them."""
         tokens = self.vit.norm_pre(torch.cat([self.prefix(len(images)), self.patch_embeddings(images)], 1))
-        for block in self.vit.blocks[:-1]:
+        for block in self.vit.blocks[:place]:
             tokens = block(tokens)
         return tokens
+
+    def _split(self, tokens: Tensor) -> Encoded:
+        return Encoded(tokens[:, : self.vit.num_prefix_tokens], tokens[:, self.vit.num_prefix_tokens :])
 
     def _cls_attention(self, tokens: Tensor) -> Tensor:
         last = self.vit.blocks[-1]
@@ -149,9 +152,22 @@ class Encoder(nn.Module):
         scores = (query.float() * attention.scale) @ key.float().transpose(-2, -1)
         return scores.softmax(-1).mean(1)[:, 0, self.vit.num_prefix_tokens :]
 
-    def pooled(self, images: Tensor) -> dict[str, Tensor]:
-        """Features (B, D) float32 of clean images: "cls" where the model has a class token, "mean" over patches."""
-        return self.pool(self(images))
+    def pooled(self, images: Tensor, blocks: int = 1) -> dict[str, Tensor]:
+        """Features (B, blocks * D) float32 of clean images: "cls" where the model has a class token, "mean" over
+        patches. blocks: how many of the last blocks are read, each through the last norm, and concatenated."""
+        if blocks == 1:
+            return self.pool(self(images))
+        parts = [self.pool(encoded) for encoded in self.last_blocks(images, blocks)]
+        return {pooling: torch.cat([part[pooling] for part in parts], 1) for pooling in parts[0]}
+
+    def last_blocks(self, images: Tensor, count: int) -> list[Encoded]:
+        """All tokens of clean images after each of the last `count` blocks and the last norm, in order of depth."""
+        tokens = self._before(images, len(self.vit.blocks) - count)
+        found = []
+        for block in self.vit.blocks[len(self.vit.blocks) - count :]:
+            tokens = block(tokens)
+            found.append(self._split(self.vit.norm(tokens)))
+        return found
 
     def pool(self, encoded: Encoded) -> dict[str, Tensor]:
         """Features (B, D) float32 by name: "mean" over the patches that are there, "cls"."""

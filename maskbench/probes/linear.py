@@ -1,45 +1,66 @@
 """Logistic regression on frozen features."""
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from maskbench.probe import Features, Probe, ProbeResult, accuracy, register
+from maskbench.data.splits import Splits
+from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
+from maskbench.vit import Encoder
 
 CURVATURE = 0.1  # p * (1 - p) of a ten-class softmax that is still unsure
 
 
 @register("linear")
 @dataclass(frozen=True, kw_only=True)
-class Linear(Probe):
+class Linear(FeatureProbe):
     """Multinomial logistic regression, full-batch L-BFGS to convergence, on features standardised by train.
 
     Minimises the mean cross-entropy + decay / 2 * |W|^2 (bias free). The decay is chosen among `decays` by accuracy
     on the validation part (ties: the largest); then everything is refitted on all of train. No augmentation and no
-    learning rate, so nothing is left to luck or to tune.
+    learning rate, so nothing is left to luck or to tune. Standardising by the moments of all of train is what the
+    batch norm without parameters before MAE's linear probe (arXiv 2111.06377) estimates; `standardise: false` leaves
+    features as they are but for centring, which moves the free bias alone.
+
+    blocks: features of so many of the last blocks, each through the last norm, side by side; 4 as in DINO's linear
+    evaluation of small models (arXiv 2104.14294). The last one alone if not given.
     """
 
     decays: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
+    blocks: Annotated[int, Field(ge=2)] | None = None
+    standardise: Literal[False] | None = None  # None: it does
 
-    def __call__(self, features: dict[str, Features]) -> ProbeResult:
+    @property
+    def read_blocks(self) -> int:
+        return self.blocks or 1
+
+    def refuses(self, encoder: Encoder, splits: Splits) -> str | None:
+        if self.read_blocks > len(encoder.vit.blocks):
+            return f"linear:blocks={self.blocks}: the model has {len(encoder.vit.blocks)} blocks; ask for fewer"
+        return None
+
+    def ask(self, features: dict[str, Features]) -> ProbeResult:
         result = ProbeResult()
+        label = "linear" + (f"-{self.blocks}" if self.blocks else "") + ("-raw" if self.standardise is False else "")
         for pooling, given in features.items():
-            decay = self.choose(given)
-            fitted = Softmax.fit(given.train, given.train_labels, given.classes, [decay])[0]
+            decay, fitted = self.fitted(given)
             predicted = fitted.predict(given.test)
-            result.metrics[f"linear/top1/{pooling}"] = accuracy(predicted, given.test_labels)
-            result.predictions[f"linear/{pooling}"] = predicted
-            result.chosen[f"linear/decay/{pooling}"] = decay
+            result.metrics[f"{label}/top1/{pooling}"] = accuracy(predicted, given.test_labels)
+            result.predictions[f"{label}/{pooling}"] = predicted
+            result.chosen[f"{label}/decay/{pooling}"] = decay
         return result
 
-    def choose(self, given: Features) -> float:
-        """The decay with the best validation accuracy."""
-        decays = sorted(self.decays, reverse=True)
-        fitted = Softmax.fit(given.fit, given.fit_labels, given.classes, decays)
-        scores = [accuracy(one.predict(given.validation), given.validation_labels) for one in fitted]
-        return decays[scores.index(max(scores))]
+    def fitted(self, given: Features) -> tuple[float, "Softmax"]:
+        """The decay with the best validation accuracy, and the classifier fitted with it on all of train."""
+        decays, standardise = sorted(self.decays, reverse=True), self.standardise is None
+        tried = Softmax.fit(given.fit, given.fit_labels, given.classes, decays, standardise=standardise)
+        scores = [accuracy(one.predict(given.validation), given.validation_labels) for one in tried]
+        best = decays[scores.index(max(scores))]
+        return best, Softmax.fit(given.train, given.train_labels, given.classes, [best], standardise=standardise)[0]
 
 
 @dataclass(frozen=True)
@@ -50,18 +71,28 @@ class Softmax:
     weight: Tensor
     bias: Tensor
 
+    def logits(self, features: Tensor) -> Tensor:
+        """(..., classes) of features (..., D)."""
+        return (features - self.mean) @ self.weight + self.bias
+
     def predict(self, features: Tensor) -> Tensor:
         """(n,) int64."""
-        return ((features - self.mean) @ self.weight + self.bias).argmax(1)
+        return self.logits(features).argmax(1)
 
     @classmethod
-    def fit(cls, features: Tensor, labels: Tensor, classes: int, decays: list[float]) -> list["Softmax"]:
+    def fit(
+        cls, features: Tensor, labels: Tensor, classes: int, decays: list[float], *, standardise: bool = True
+    ) -> list["Softmax"]:
         """One classifier per decay, each started from the one before, so give the decays in descending order.
+
+        features (n, D). labels: (n,) int64, or (n, classes) shares of each class that sum to 1.
 
         The problem is solved in the basis of principal components, each scaled by its expected curvature: the same
         minimum in 5 to 8 times fewer steps, because the curvature is about CURVATURE * variance + decay.
         """
         mean, std = features.mean(0), features.std(0, correction=0)
+        if not standardise:
+            std = torch.ones_like(std)
         inputs = (features - mean) / std.clamp_min(1e-6)
         variances, components = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
         inputs = inputs @ components
