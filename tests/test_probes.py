@@ -89,8 +89,11 @@ class TestProbesOfFeatures:
         chance = dataclasses.replace(
             given, train_labels=shuffled, fit_labels=shuffled[200:], validation_labels=shuffled[:200]
         )
-        for value in tops(REGISTRY.create(name).ask({"mean": chance})):
-            assert abs(value - 1 / 6) < 0.05
+        many = {"draws": 60, "decays": (1e-2,)} if name == "lowshot" else {}
+        for value in tops(REGISTRY.create(name, **many).ask({"mean": chance})):
+            # From a few mislabelled images all test images near one another get one answer: a draw has a sd of up to
+            # sqrt(5) / 6 = 0.37, the mean of 60 one of 0.048.
+            assert abs(value - 1 / 6) < (0.15 if many else 0.05)
 
     def test_features_that_hold_the_class_give_everything(self, name: str) -> None:
         labels = torch.arange(600) % 6
@@ -104,7 +107,9 @@ def tops(result: ProbeResult) -> list[float]:
     return [value for key, value in result.metrics.items() if "/top1/" in key]
 
 
-QUICK: dict[str, dict[str, Any]] = {}  # parameters with which slow probes answer at once
+QUICK: dict[str, dict[str, Any]] = {  # parameters with which slow probes answer at once
+    "lowshot": {"shots": (2,), "shares": (0.1,), "draws": 2},
+}
 
 
 @pytest.mark.parametrize("name", REGISTRY.names())

@@ -6,7 +6,7 @@ box, as torchvision's `resized_crop(antialias=True)` and Pillow compute it; a fl
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +79,14 @@ def resample(images: Images, boxes: Boxes, size: tuple[int, int], mean: Tensor, 
     pixels = pixels.view(batch, size[0], channels, size[1]).transpose(1, 2)
     shape = (1, channels, 1, 1)
     return torch.addcmul(-(mean / std).view(shape), pixels, (1 / (255 * std)).view(shape)).contiguous()
+
+
+def object_shares(images: Images, boxes: Boxes, size: tuple[int, int]) -> Tensor:
+    """(B, *size) float32 in [0, 1]: how much of the object each pixel shows of the images that `resample` gives."""
+    assert images.objects is not None, "asked only where the data know the object"
+    masks = replace(images, pixels=images.objects[:, None].to(images.pixels.device, torch.uint8) * 255)
+    unit = torch.ones(1, device=images.pixels.device)
+    return resample(masks, boxes, size, 0 * unit, unit)[:, 0]
 
 
 def _weights(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
