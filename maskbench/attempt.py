@@ -19,7 +19,7 @@ from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.folder import write_config, write_curve, write_files
 from maskbench.interrupt import Interrupted, stoppable
-from maskbench.measures import about, costs, diagnostics, model_facts
+from maskbench.measures import about, about_data, costs, diagnostics, model_facts
 from maskbench.online import OnlineKnn
 from maskbench.plan import Plan
 from maskbench.pretrain import Diverged, State, pretrain, steps_per_epoch
@@ -50,11 +50,13 @@ class Failed(Failure):
 class Attempt:
     """Everything that this process needs to carry out a run.
 
-    checkpoint_every: seconds; where it is None, 300, or as much more as keeps writing at 1 % of the time.
+    asked: what the probes are about. checkpoint_every: seconds; where it is None, 300, or as much more as keeps writing
+    at 1 % of the time.
     """
 
     planned: Plan
     splits: Splits
+    asked: Splits
     progress: Progress
     checkpoints: Checkpoints
     lease: SoftFileLease
@@ -92,7 +94,7 @@ class Attempt:
             self.reporter.probing()
             results = self.probed()
         self.still_ours()
-        write_files(planned, self.splits, state, results)
+        write_files(planned, self.splits, self.asked, state, results)
         self.still_ours()
         record = self.record("complete" if error is None else "diverged", error, results)
         record.write(folder / "record.json")
@@ -129,7 +131,7 @@ class Attempt:
 
         with stoppable() as asked_to_stop:
             self.reporter.begin(planned, splits, total)
-            online = OnlineKnn(splits, config.system)
+            online = OnlineKnn(self.asked, config.system)
             pretrain(
                 config, splits, planned.strategy, state, self.progress.watch,
                 online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
@@ -139,7 +141,7 @@ class Attempt:
     def probed(self) -> list[ProbeResult]:
         """What the probes say: on test, or, where settings are being chosen, on validation, under names that say so."""
         planned, config = self.planned, self.planned.config
-        splits = self.splits.without_test() if planned.trial else self.splits
+        splits = self.asked.without_test() if planned.trial else self.asked
         subject = Subject(self.progress.state.head.encoder, splits, config.system, config.seed)
         if not planned.trial:
             return [probe(subject) for probe in planned.probes]
@@ -229,13 +231,7 @@ class Attempt:
             config=config.model_dump(mode="json"),
             strategy={**about(strategy), "distribution": strategies.REGISTRY.origin(strategy.name)},
             objective=about(planned.objective),
-            dataset={
-                "name": splits.name,
-                "fingerprint": splits.fingerprint,
-                "sizes": splits.sizes,
-                "mean": splits.mean.tolist(),
-                "std": splits.std.tolist(),
-            },
+            dataset=about_data(splits, self.asked),
             model=model_facts(config, state.head),
             seed=config.seed,
             metrics=metrics | {"cost/peak_memory_mib": memory, "cost/wall_s": progress.wall_s},

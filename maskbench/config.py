@@ -77,6 +77,9 @@ class Data(Section):
     limit: Annotated[int, Field(ge=1)] | None = None
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.2, 1.0)
     flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    mean: list[float] | None = None  # of pixels in [0, 1], a number a channel; those of train if not given
+    std: list[Annotated[float, Field(gt=0)]] | None = None
+    probe_dataset: str | None = None  # that the probes are about; the one above if not given
 
 
 class Model(Section):

@@ -65,15 +65,16 @@ def write_config(planned: Plan) -> None:
     write_atomically(planned.folder / "config.yaml", text)
 
 
-def write_files(planned: Plan, splits: Splits, state: State, results: list[ProbeResult]) -> None:
-    """What a finished training leaves beside the record: curve, test predictions, encoder, picture of the masks."""
+def write_files(planned: Plan, splits: Splits, asked: Splits, state: State, results: list[ProbeResult]) -> None:
+    """What a finished training leaves beside the record: curve, predictions on the test part of `asked`, encoder,
+    picture of the masks."""
     folder = planned.folder
     write_curve(folder, state)
-    smallest = np.min_scalar_type(len(splits.classes) - 1)
+    smallest = np.min_scalar_type(len(asked.classes) - 1)
     predictions = {name: value for result in results for name, value in result.predictions.items()}
     compact = {name: value.cpu().numpy().astype(smallest) for name, value in predictions.items()}
     if compact:
-        labels = splits.test.labels.cpu().numpy().astype(smallest)
+        labels = asked.test.labels.cpu().numpy().astype(smallest)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, labels=labels, **compact)
         write_atomically(folder / "predictions.npz", buffer.getvalue())

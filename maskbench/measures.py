@@ -25,6 +25,15 @@ def about(component: Strategy | Objective) -> dict[str, Any]:
     return {"name": component.name, "version": component.version, "parameters": component.parameters}
 
 
+def about_data(splits: Splits, asked: Splits) -> dict[str, Any]:
+    """What a run was trained on and, where they are others, the data that its probes are about."""
+    named = {"name": splits.name, "fingerprint": splits.fingerprint, "sizes": splits.sizes}
+    moments = {"mean": splits.mean.tolist(), "std": splits.std.tolist()}
+    if asked.fingerprint == splits.fingerprint:
+        return named | moments
+    return named | moments | {"probed": {"name": asked.name, "fingerprint": asked.fingerprint, "sizes": asked.sizes}}
+
+
 def model_facts(config: RunConfig, head: Head) -> dict[str, Any]:
     """What `timm.create_model` needs to make a model that encoder.safetensors fits, and how large it is."""
     encoder = sum(parameter.numel() for parameter in head.encoder.vit.parameters())

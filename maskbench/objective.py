@@ -90,6 +90,7 @@ class Objective(Component, ABC):
 
     control: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
     learns_from: ClassVar[LearnsFrom] = "pixels"
     paints: ClassVar[bool] = True
 

@@ -12,7 +12,7 @@ from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished, tidy, writable
-from maskbench.plan import Plan, build, load_splits, plan, preflight
+from maskbench.plan import Plan, asked_about, build, load_splits, plan, preflight
 from maskbench.progress import Progress
 from maskbench.record import RunRecord, environment
 from maskbench.reporter import Reporter
@@ -136,8 +136,8 @@ def attempted(
             remove_partial(folder)
             checkpoints = Checkpoints(folder)
             planned, splits = load_splits(planned)
-            attempt = Attempt(planned, splits, begin(planned, splits), checkpoints, lease, reporter, checkpoint_every)
-            return attempt()
+            asked, progress = asked_about(planned, splits), begin(planned, splits)
+            return Attempt(planned, splits, asked, progress, checkpoints, lease, reporter, checkpoint_every)()
     except OSError as error:
         raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
 

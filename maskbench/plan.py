@@ -104,13 +104,38 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_splits(planned: Plan) -> tuple[Plan, Splits]:
-    """The data on the device, and the plan with a batch no larger than the data."""
+    """The data on the device, and the plan with a batch no larger than the data. UsageError where the objective cannot
+    learn from them."""
     config, data = planned.config, planned.config.data
     splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir)
+    splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
+    if planned.objective.needs_labels and not splits.classes:
+        raise UsageError(f"objective {planned.objective.name} needs labels, which {splits.name} has not")
     if len(splits.train) < config.train.batch_size:
         smaller = config.train.model_copy(update={"batch_size": len(splits.train)})
         planned = replace(planned, config=config.model_copy(update={"train": smaller}))
     return planned, splits.to(torch.device(config.system.device))
+
+
+def _moment(name: str, given: list[float] | None, known: Tensor) -> Tensor:
+    if given is not None and len(given) != len(known):
+        raise UsageError(f"data.{name}={given} should have a number for each of the {len(known)} channels")
+    return known if given is None else torch.tensor(given)
+
+
+def asked_about(planned: Plan, splits: Splits) -> Splits:
+    """The data that the probes are about, on the device of `splits`, the run's, whose normalisation the encoder knows.
+    UsageError where they have no labels."""
+    data = planned.config.data
+    if data.probe_dataset is not None:
+        other = load(data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir)
+        splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
+    if not splits.classes:
+        raise UsageError(
+            f"the images of {splits.name} have no labels (no train/<class>/<image>, no column label) to probe with; "
+            f"give --probe-dataset"
+        )
+    return splits
 
 
 def build(planned: Plan, splits: Splits) -> State:
@@ -139,8 +164,9 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
     """Ask the strategy for one small view, so that what it refuses is said before anything is written."""
     if "attention" in planned.strategy.needs and state.head.encoder.vit.cls_token is None:
         raise UsageError(f"{planned.strategy.name} needs a class token, which {planned.config.model.name} has not")
+    asked = asked_about(planned, splits)
     for probe in planned.probes:
-        refusal = probe.refuses(state.head.encoder, splits)
+        refusal = probe.refuses(state.head.encoder, asked)
         if refusal is not None:
             raise UsageError(refusal)
     try:

@@ -62,7 +62,7 @@ def rerun(
         raise UsageError(f"{path} is of a run that {record.status}; there are no numbers to repeat")
     config = repeated_config(record, {**changes, "output": str(output)})
     planned, splits = load_splits(plan(config))
-    if splits.fingerprint != record.dataset["fingerprint"]:
+    if splits.fingerprint != record.dataset["fingerprint"]:  # of what it was trained on
         raise UsageError(
             f"the data in {config.data.dataset} are not the record's: fingerprint {splits.fingerprint}, recorded "
             f"{record.dataset['fingerprint']}; --dataset names others"

@@ -72,9 +72,10 @@ def _pictured(dataset: str, size: tuple[int, int], channels: int, count: int) ->
         std, mean = torch.std_mean(pictured.pixels.float() / 255, (0, 2, 3))
         return pictured, mean, std
     splits = load(dataset, size, channels)
-    number = torch.arange(min(count, len(splits.test)))
-    spread = number * (len(splits.test) // len(number)) + number  # of several classes
-    return splits.test.take(spread.clamp(max=len(splits.test) - 1)), splits.mean, splits.std
+    images = splits.test if len(splits.test) else splits.train  # without labels all are train
+    number = torch.arange(min(count, len(images)))
+    spread = number * (len(images) // len(number)) + number  # of several classes
+    return images.take(spread.clamp(max=len(images) - 1)), splits.mean, splits.std
 
 
 def object_shares(pictured: Images, grid: Grid) -> Tensor | None:

@@ -124,10 +124,12 @@ def group_of(record: RunRecord) -> str:
     size = "x".join(str(side) for side in data["img_size"])
     shape = ", ".join(f"{key} {value}" for key, value in kwargs.items())
     protocols = ", ".join(f"{name} v{version}" for name, version in sorted(record.protocols.items()))
+    probed = record.dataset.get("probed")
+    elsewhere = f", probed on {probed['name']} ({probed['fingerprint']})" if probed else ""
     return " | ".join(
         [
             f"{record.dataset['name']} ({record.dataset['fingerprint']}), {record.dataset['sizes']['train']:,} images, "
-            f"{size}x{data['in_chans']}",
+            f"{size}x{data['in_chans']}{elsewhere}",
             f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
             f"{_length(train)}, batch {train['batch_size']}",
             f"probes {protocols}",

@@ -35,6 +35,7 @@ def run(
     dataset: Annotated[
         str | None, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")
     ] = None,
+    probe_dataset: Annotated[str | None, typer.Option(help="Probed instead; training needs no labels.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a torch/NAME data set if it is missing.")] = False,
     model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
@@ -88,6 +89,7 @@ def run(
         "ratio": ratio,
         "objective": objective,
         "data.dataset": dataset,
+        "data.probe_dataset": probe_dataset,
         "data.data_dir": data_dir,
         "model.name": model,
         "model.patch_size": patch_size,
@@ -130,7 +132,8 @@ def run(
         print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False), end="")
         return
     if download:
-        _fetch({(each.data.dataset, each.data.data_dir) for each in runs(None)})
+        wanted = [each.data for each in runs(None)]
+        _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
     from maskbench.campaign import Campaign
     from maskbench.reporter import Terminal
     from maskbench.tracking import trackers

@@ -3,6 +3,8 @@
 import functools
 from pathlib import Path
 
+import torch
+
 from maskbench.data import downloads, files, shapes
 from maskbench.data.cache import Packed, cached
 from maskbench.data.pack import pack
@@ -10,14 +12,15 @@ from maskbench.data.splits import Splits, assemble
 from maskbench.errors import UsageError
 
 
-@functools.lru_cache(maxsize=1)  # runs of one process share the memory
+@functools.lru_cache(maxsize=2)  # runs of one process share the memory; one to train on, one to probe on
 def load(
     dataset: str, size: tuple[int, int], channels: int, limit: int | None = None, data_dir: str | None = None
 ) -> Splits:
     """The data set for a model that sees `channels` x `size` (rows, cols), packed and cached.
 
-    limit: keep this many training images. data_dir: where torch/... data sets were downloaded to. UsageError for an
-    unknown name, a missing path or broken files.
+    Images without classes are all train; test is empty. limit: keep this many training images.
+    data_dir: where torch/... data sets were downloaded to. UsageError for an unknown name, a missing path or broken
+    files.
     """
     if dataset == "shapes":
         packed, name = _shapes(size, channels), "shapes"
@@ -31,10 +34,11 @@ def load(
         )
     if limit is not None and limit < len(packed.classes):
         raise UsageError(f"--limit {limit} leaves some of the {len(packed.classes)} classes of {name} without images")
+    train = packed.splits["train"]
     return assemble(
         name,
-        packed.splits["train"],
-        packed.splits["test"],
+        train,
+        packed.splits.get("test", train.take(torch.arange(0))),
         classes=packed.classes,
         fingerprint=packed.fingerprint,
         validation=packed.splits.get("validation"),

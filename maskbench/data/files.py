@@ -22,6 +22,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+PICTURES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
@@ -66,10 +67,13 @@ def listing(root: Path) -> list[tuple[str, int, int]]:
 def read(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     """Splits by name and the class names; a validation split serves as test where there is no other.
 
-    UsageError where the folder holds no data set that we know.
+    Images without classes are a training split alone, with no class name: Parquet files without labels, or a folder
+    without class folders. UsageError where the folder holds no data set that we know.
     """
     parquet = sorted(root.rglob("*.parquet"))
     splits, classes = _parquet(root, parquet) if parquet else _folders(root)
+    if not classes and "train" in splits:
+        return splits, classes
     if "train" not in splits:
         raise UsageError(
             f"no training split in {root}: expected train*.parquet, or folders train/<class>/<image>; "
@@ -89,20 +93,15 @@ def _split_of(name: str) -> str | None:
 def _parquet(root: Path, files: list[Path]) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     rows: dict[str, list[tuple[str, int | str, bytes]]] = {}
     names: list[str] | None = None
-    for file in files:
+    tables = {file: _table(file) for file in files if _split_of(file.name) or _split_of(file.parent.name)}
+    if tables and not any(set(LABELS) & set(table.column_names) for table in tables.values()):
+        return _without_labels(root, tables)
+    for file, table in tables.items():
         split = _split_of(file.name) or _split_of(file.parent.name)
-        if split is None:
-            continue
-        try:
-            table = pyarrow.parquet.read_table(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"cannot read {file}: {reason}; download or write it again") from None
-        image, label = _column(file, table, ("image", "img")), _column(file, table, ("label", "labels", "fine_label"))
+        assert split is not None, "among those that are of a split"
+        image, label = _column(file, table, PICTURES), _column(file, table, LABELS)
         names = names or _class_names(table.schema, label)
-        contents = table[image].to_pylist()
-        for number, (content, value) in enumerate(zip(contents, table[label].to_pylist(), strict=True)):
-            encoded = content["bytes"] if isinstance(content, dict) else content
+        for number, (encoded, value) in enumerate(zip(_contents(table, image), table[label].to_pylist(), strict=True)):
             where = f"row {number} of {file.relative_to(root)}"
             if encoded is None or value is None:
                 raise UsageError(f"{where} in {root} has no {'image' if encoded is None else 'label'}; remove it")
@@ -123,6 +122,34 @@ def _parquet(root: Path, files: list[Path]) -> tuple[dict[str, Encoded], tuple[s
     return splits, tuple(names)
 
 
+def _table(file: Path) -> pyarrow.Table:
+    try:
+        return pyarrow.parquet.read_table(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot read {file}: {reason}; download or write it again") from None
+
+
+def _contents(table: pyarrow.Table, column: str) -> Iterator[bytes | None]:
+    return (content["bytes"] if isinstance(content, dict) else content for content in table[column].to_pylist())
+
+
+def _without_labels(root: Path, tables: dict[Path, pyarrow.Table]) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+    """Every image of the training files."""
+    names, contents = [], []
+    for file, table in tables.items():
+        if "train" not in (_split_of(file.name), _split_of(file.parent.name)):
+            continue
+        for number, encoded in enumerate(_contents(table, _column(file, table, PICTURES))):
+            names.append(f"row {number} of {file.relative_to(root)} in {root}")
+            if encoded is None:
+                raise UsageError(f"{names[-1]} has no image; remove it")
+            contents.append(encoded)
+    if not names:
+        raise UsageError(f"no training split in {root}: expected train*.parquet")
+    return {"train": Encoded(names, [0] * len(names), list(contents))}, ()
+
+
 def _column(file: Path, table: pyarrow.Table, names: tuple[str, ...]) -> str:
     for name in names:
         if name in table.column_names:
@@ -139,6 +166,11 @@ def _class_names(schema: pyarrow.Schema, label: str) -> list[str] | None:
 def _folders(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     folders = {split: path for path in _subfolders(root) if (split := _split_of(path.name))}
     classes = sorted({path.name for folder in folders.values() for path in _subfolders(folder)})
+    if not classes and ("train" in folders or not folders):
+        whole = folders.get("train", root)
+        found = [file for file in sorted(whole.rglob("*")) if file.suffix.lower() in IMAGES]
+        names = [f"{file.relative_to(root)} in {root}" for file in found]
+        return {"train": Encoded(names, [0] * len(found), [*found])}, ()
     splits = {}
     for split, folder in folders.items():
         files = [

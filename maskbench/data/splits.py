@@ -44,7 +44,8 @@ class Splits:
 
     Pre-training uses all of `train`. Choices are made by fitting on `fit` (numbers into train) and reading
     `validation`; then everything is refitted on all of train, and the labels of `test` are read once.
-    validation: numbers into train, or a split of its own. mean, std: (C,) of the training pixels in [0, 1].
+    validation: numbers into train, or a split of its own. classes: their names, none where images have no labels; then
+    test is empty and the labels are zeros. mean, std: (C,) of the training pixels in [0, 1].
     """
 
     name: str

@@ -34,6 +34,7 @@ class Supervised(Objective):
     """
 
     control: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
         return Classifier(encoder, classes)
