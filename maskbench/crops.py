@@ -1,5 +1,6 @@
 """The random crops of a step, the same for every strategy: keyed by (seed, epoch, sample, number of the crop)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -85,3 +86,25 @@ def sample(
     """The first `count` training images as `crops` gives them in `epoch`."""
     index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
     return crops(config, strategy, splits, splits.train.take(index), index, epoch, colours=colours)
+
+
+def labelled_batches(
+    splits: Splits,
+    index: Tensor,
+    size: tuple[int, int],
+    *,
+    seed: int,
+    stream: str,
+    epochs: int,
+    batch_size: int,
+    scale: tuple[float, float],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For probes that train: random crops (B, C, *size) with flips, normalised, and labels (B,) of the training images
+    `index` (n,), epoch by epoch in whole batches; order and boxes are keyed by (seed, stream, epoch, sample)."""
+    index = index.to(splits.train.labels.device)
+    for epoch in range(epochs):
+        order = index[keys(index, seed, stream, "order", epoch).argsort()]
+        for numbers in order[: len(order) // batch_size * batch_size].split(batch_size):
+            taken = splits.train.take(numbers)
+            boxes = random_boxes(Draws(keys(numbers, seed, stream, epoch)), taken, size, scale)
+            yield resample(taken, boxes, size, splits.mean, splits.std), taken.labels

@@ -108,7 +108,11 @@ def tops(result: ProbeResult) -> list[float]:
 
 
 QUICK: dict[str, dict[str, Any]] = {  # parameters with which slow probes answer at once
+    "attentive": {"epochs": 2, "batch_size": 30},
+    "dense": {"images": 60},
+    "finetune": {"epochs": 2, "batch_size": 30, "blr": 1e-2},
     "lowshot": {"shots": (2,), "shares": (0.1,), "draws": 2},
+    "robust": {"dropped": (50,), "severities": (3,)},
 }
 
 

@@ -72,8 +72,9 @@ class Splits:
 
     def to(self, device: torch.device) -> "Splits":
         """The same data set on `device`."""
-        validation = self.validation.to(device)
-        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+        train, test, validation = self.train.to(device), self.test.to(device), self.validation.to(device)
+        fit, mean, std = (part.to(device) for part in (self.fit, self.mean, self.std))
+        return replace(self, train=train, test=test, validation=validation, fit=fit, mean=mean, std=std)
 
 
 def stratified_order(labels: Tensor) -> Tensor:
