@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import rerun, results, run, strategies
+from maskbench.commands import encoders, rerun, results, run, strategies
 from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
 
@@ -69,6 +69,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plot": results.plot,
     "report": results.report,
     "compare": results.compare,
+    "probe": encoders.probe,
+    "export": encoders.export,
     "list": strategies.list_,
     "show": strategies.show,
     "check": strategies.check,

@@ -169,6 +169,7 @@ class RunConfig(Section):
         a later version's new options leave the names of finished runs as they are."""
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
         del content["system"]["device"]
+        content["objective"]["parameters"].pop("source", None)  # of an encoder known by its weights
         content["data"].pop("data_dir", None)
         if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
             content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}

@@ -21,7 +21,7 @@ from maskbench.pictures import masks_figure, save
 from maskbench.plan import Plan, pictured
 from maskbench.pretrain import State
 from maskbench.probe import ProbeResult
-from maskbench.record import RunRecord, Unreadable, read_record
+from maskbench.record import EXTERNAL, RunRecord, Unreadable, read_record
 from maskbench.storage import BROKEN, PARTIAL, remove_partial, trouble, write_atomically
 
 
@@ -67,7 +67,7 @@ def write_config(planned: Plan) -> None:
 
 def write_files(planned: Plan, splits: Splits, asked: Splits, state: State, results: list[ProbeResult]) -> None:
     """What a finished training leaves beside the record: curve, predictions on the test part of `asked`, encoder,
-    picture of the masks."""
+    picture of the masks; of an encoder from elsewhere, the predictions alone."""
     folder = planned.folder
     write_curve(folder, state)
     smallest = np.min_scalar_type(len(asked.classes) - 1)
@@ -78,6 +78,8 @@ def write_files(planned: Plan, splits: Splits, asked: Splits, state: State, resu
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, labels=labels, **compact)
         write_atomically(folder / "predictions.npz", buffer.getvalue())
+    if planned.objective.name == EXTERNAL:
+        return  # it lies elsewhere, and nothing was masked
     weights = {name: value.cpu().contiguous() for name, value in state.head.encoder.vit.state_dict().items()}
     about_model = json.dumps(model_facts(planned.config, state.head))
     encoder = as_safetensors(weights, {"model": about_model, "run_id": planned.run_id})

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from maskbench.storage import write_atomically
 
 SCHEMA_VERSION = 1
+EXTERNAL = "external"  # the objective of encoders from elsewhere
 PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
 
 

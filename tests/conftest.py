@@ -19,14 +19,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def own_registry() -> Iterator[None]:
-    """Strategies that the test registers are gone after it."""
-    from maskbench.strategy import REGISTRY
+    """Strategies, objectives and probes that the test registers are gone after it."""
+    from maskbench import objective, probe, strategy
 
-    REGISTRY.names()
-    kept = {name: copy.copy(value) for name, value in vars(REGISTRY).items()}
+    registries = [module.REGISTRY for module in (strategy, objective, probe)]
+    for registry in registries:
+        registry.names()
+    kept = [{name: copy.copy(value) for name, value in vars(registry).items()} for registry in registries]
     modules = set(sys.modules)
     yield
-    vars(REGISTRY).update(kept)
+    for registry, before in zip(registries, kept, strict=True):
+        vars(registry).update(before)
     for name in set(sys.modules) - modules:  # those of plugins alone: numpy may not be imported twice
         if not (getattr(sys.modules[name], "__file__", None) or sys.prefix).startswith(sys.prefix):
             del sys.modules[name]

@@ -7,7 +7,7 @@ import pandas as pd
 from maskbench.analysis import statistics
 from maskbench.analysis.comparison import BASELINE, PRIMARY, heading, stable
 from maskbench.analysis.formats import Column, Row, Section
-from maskbench.analysis.results import CONTROLS, Results
+from maskbench.analysis.results import Results, is_control
 from maskbench.analysis.statistics import Estimate
 
 Scores = dict[str, dict[str, list[float]]]  # label -> data -> accuracies, a run each
@@ -50,7 +50,7 @@ def _row(label: str, runs: dict[str, list[float]], theirs: dict[str, list[float]
     row: Row = {"label": label, "n": sum(map(len, runs.values()))}
     enough = min(map(len, runs.values())) >= statistics.ENOUGH
     row["iqm"] = _estimate(statistics.interquartile_mean([runs[data] for data in sorted(runs)]), enough)
-    if theirs is not None and not itself and label.split(" ")[0] not in CONTROLS:
+    if theirs is not None and not itself and not is_control(label):
         pairs = [[side[data] for data in sorted(runs)] for side in (runs, theirs)]
         enough &= min(map(len, theirs.values())) >= statistics.ENOUGH
         row["improvement"] = _estimate(statistics.probability_of_improvement(*pairs), enough)

@@ -5,7 +5,7 @@ import statistics
 
 from maskbench.analysis.comparison import BASELINE, stable
 from maskbench.analysis.formats import Column, Row, Section
-from maskbench.analysis.results import CONTROLS, Results
+from maskbench.analysis.results import Results, is_control
 from maskbench.record import RunRecord
 
 READING = "online/knn/top1/mean"
@@ -25,8 +25,8 @@ def sections(results: Results, baseline: str = BASELINE) -> list[Section]:
         curves: dict[str, dict[int, RunRecord]] = {}
         for run_id, label, seed in zip(members["run_id"], members["label"], members["seed"], strict=True):
             record = by_id[run_id]
-            control = record.objective["name"] in CONTROLS
-            if record.status == "complete" and not control and any(READING in row for row in record.curve):
+            read = record.status == "complete" and any(READING in row for row in record.curve)
+            if read and not is_control(str(label)):
                 curves.setdefault(str(label), {})[int(seed)] = record
         if baseline in curves and len(curves) > 1:
             rows = [_row(label, runs, curves[baseline]) for label, runs in sorted(curves.items())]

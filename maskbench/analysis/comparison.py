@@ -1,6 +1,6 @@
 """Records as rows to compare: means, intervals, differences from a baseline, groups that cannot be told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ import pandas as pd
 
 from maskbench.analysis import statistics
 from maskbench.analysis.formats import UNFINISHED
-from maskbench.analysis.results import CONTROLS, group_of
-from maskbench.record import RunRecord
+from maskbench.analysis.results import group_of, is_control
+from maskbench.record import EXTERNAL, RunRecord
 
 METRICS = ("knn/top1/cls", "knn/top1/mean", "linear/top1/cls", "linear/top1/mean")
 PRIMARY = METRICS[::-1]  # the first of these that there is decides order, differences and groups
@@ -37,10 +37,21 @@ def comparison(
     runs: {"label", "control", "n", "failed", "diverged", "missing" (seeds that others of the group have), for each
     metric {"mean", "sd", "low", "high"}, for each cost {"mean"}, "tuned", "trials", "cost/tuning_s", "difference" {"n",
     "mean", "low", "high", "p", "p_holm", "detectable"}, "letters", "best"}; what cannot be said is absent or None.
-    random-init comes first, supervised last, the rest by the deciding metric.
+    random-init comes first, supervised last, the rest by the deciding metric; then encoders from elsewhere, in every
+    group that was asked the same of the same data.
     """
     spent = _spent(trials)
-    return [_section(str(group), runs, baseline, spent) for group, runs in results.groupby("group", sort=True)]
+    return [_section(str(group), runs, baseline, spent) for group, runs in groups(results)]
+
+
+def groups(results: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each group and its runs, in order; encoders from elsewhere join those that were asked the same."""
+    external = results["objective"] == EXTERNAL
+    for group, runs in results[~external].groupby("group", sort=True):
+        yield str(group), pd.concat([runs, results[external & results["asked"].isin(runs["asked"])]])
+    alone = results[external & ~results["asked"].isin(results["asked"][~external])]
+    for group, runs in alone.groupby("group", sort=True):
+        yield str(group), runs
 
 
 def _spent(trials: Sequence[RunRecord]) -> Spent:
@@ -63,12 +74,12 @@ def _section(group: str, members: pd.DataFrame, baseline: str, spent: Spent) -> 
     seeds = set(members["seed"])
     rows = [_row(str(label), runs, seeds, spent) for label, runs in members.groupby("label", sort=True)]
     scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
-    scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not _control(label)}
+    scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not is_control(label)}
     known = baseline if baseline in scores else None
     if known is not None:
         _add_differences(rows, scores, known)
     _add_letters(rows, scores)
-    rows.sort(key=lambda row: _rank(row, metric))
+    rows.sort(key=lambda row: rank(row["label"], row.get(metric)))
     section = {
         "group": group,
         "dataset": members["dataset"].iloc[0],
@@ -81,10 +92,6 @@ def _section(group: str, members: pd.DataFrame, baseline: str, spent: Spent) -> 
     return {**section, "notes": notes(section)}
 
 
-def _control(label: str) -> bool:
-    return label.split(" ")[0] in CONTROLS
-
-
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
     if metric not in runs:
         return {}
@@ -94,9 +101,9 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
 
 def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Spent) -> dict[str, Any]:
     complete = runs[runs["status"] == "complete"]
-    row: dict[str, Any] = {"label": label, "control": _control(label), "n": len(complete)}
+    row: dict[str, Any] = {"label": label, "control": is_control(label), "n": len(complete)}
     row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED[:2]}
-    row["missing"] = len(seeds - set(runs["seed"]))
+    row["missing"] = 0 if f"({EXTERNAL})" in label else len(seeds - set(runs["seed"]))
     for name in (*METRICS, *COSTS, *LENGTHS):
         values = complete[name].dropna().tolist() if name in complete else []
         if not values:
@@ -143,9 +150,11 @@ def _add_letters(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]]
             row |= {"letters": found[row["label"]], "best": not apart}
 
 
-def _rank(row: dict[str, Any], metric: str) -> tuple[int, float, str]:
-    place = {"random-init": 0, "supervised": 2}.get(row["label"].split(" ")[0], 1)
-    return place, -row.get(metric, {"mean": -1.0})["mean"], row["label"]
+def rank(label: str, answer: Mapping[str, Any] | None) -> tuple[int, float, str]:
+    """The place of a row whose deciding metric has this mean: the untrained first, labels and encoders from elsewhere
+    last."""
+    first = {"random-init": 0, "supervised": 2}.get(label.split(" ")[0], 1)
+    return 3 if f"({EXTERNAL})" in label else first, -1 * (answer or {"mean": -1.0})["mean"], label
 
 
 def stable(value: float | None) -> float | None:
@@ -176,6 +185,8 @@ def notes(section: dict[str, Any]) -> list[str]:
         said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
     if any("letters" in row for row in rows):
         said.append("Strategies that share a letter cannot be told apart; bold are the highest mean and those like it.")
+    if any(f"({EXTERNAL})" in row["label"] for row in section["rows"]):
+        said.append(f"{EXTERNAL.capitalize()}: encoders from elsewhere, of other sizes and trainings, asked the same.")
     tuned = [row for row in rows if "tuned" in row]
     if tuned:
         said.append(

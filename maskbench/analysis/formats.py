@@ -35,6 +35,11 @@ def spoken(section: Section, columns: Columns) -> list[Column]:
     return [column for column in columns(section) if any(column.cell(row) is not None for row in section["rows"])]
 
 
+def of(section: Section) -> str:
+    """What its rows are."""
+    return str(section.get("of", "strategy"))
+
+
 def signed(share: float) -> str:
     """A difference of accuracies in points, with a real minus."""
     return f"{100 * share:+.1f}".replace("-", MINUS)
@@ -73,7 +78,7 @@ def _markdown(section: Section, columns: list[Column]) -> str:
     headings = [column.heading for column in columns]
     table = tabulate(
         _cells(section, columns, "**{}**".format),
-        headers=["strategy", *headings],
+        headers=[of(section), *headings],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["left", *["right"] * len(headings)],
@@ -86,7 +91,7 @@ def as_csv(sections: list[Section], _: Columns) -> str:
     lines = []
     for section in sections:
         for row in section["rows"]:
-            line = {"group": section["group"], "strategy": row["label"]}
+            line = {"group": section["group"], of(section): row["label"]}
             for name, value in row.items():
                 if isinstance(value, dict):
                     line |= {name if key == "mean" else f"{name}/{key}": number for key, number in value.items()}
@@ -136,7 +141,7 @@ def _latex(section: Section, columns: list[Column]) -> str:
 
 def _tabular(section: Section, columns: list[Column]) -> str:
     """Shrunk to the line where it is wider."""
-    headings = " & ".join(_for_latex(name) for name in ("strategy", *(column.heading for column in columns)))
+    headings = " & ".join(_for_latex(name) for name in (of(section), *(column.heading for column in columns)))
     rows = _cells(section, columns, "\\textbf{{{}}}".format, _for_latex)
     body = "".join(f"{' & '.join(cells)} \\\\\n" for cells in rows)
     return (
@@ -163,7 +168,7 @@ def _html(section: Section, columns: list[Column]) -> str:
     )
     return (
         f"<table>\n<caption>{html.escape(_title(section))}</caption>\n"
-        f"<thead><tr><th>strategy</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+        f"<thead><tr><th>{of(section)}</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
         f"<p>{html.escape(' '.join(section['notes']))}</p>\n"
     )
 

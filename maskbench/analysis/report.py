@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 from maskbench import __version__
-from maskbench.analysis import across_data, catching_up, test_sample, tuned
-from maskbench.analysis.comparison import BASELINE, comparison
+from maskbench.analysis import across_data, catching_up, probes, test_sample, tuned
+from maskbench.analysis.comparison import BASELINE, comparison, groups
 from maskbench.analysis.figures import drawn
 from maskbench.analysis.figures.learning_curves import ONLINE
 from maskbench.analysis.figures.style import RC, Looks, looks
 from maskbench.analysis.findings import findings
-from maskbench.analysis.formats import Columns, Section, spoken
+from maskbench.analysis.formats import Columns, Section, of, spoken
 from maskbench.analysis.results import Results
 from maskbench.analysis.tables import columns_of
 from maskbench.record import RunRecord
@@ -58,6 +58,7 @@ def page(results: Results, baseline: str = BASELINE) -> str:
         (catching_up.sections(results, baseline), catching_up.columns_of),
         (test_sample.sections(results, baseline), test_sample.columns_of),
         (tuned.sections(results), tuned.columns_of),
+        (probes.sections(results), probes.columns_of),
     ]
     script, style = _asset("report.js"), _asset("report.css")
     environment = jinja2.Environment(
@@ -84,7 +85,7 @@ def _asset(name: str) -> str:
 
 def _group(results: Results, section: Section, look: Looks, figures: list[dict[str, str]]) -> dict[str, Any]:
     """Everything about the runs that may be compared."""
-    members = results.frame[results.frame["group"] == section["group"]]
+    members = dict(groups(results.frame))[section["group"]]
     by_id = {record.run_id: record for record in results.records}
     labels = dict(zip(members["run_id"], members["label"], strict=True))
     records = [by_id[run_id] for run_id in members["run_id"]]
@@ -120,6 +121,7 @@ def _table(section: Section, columns: Columns) -> dict[str, Any]:
         body.append({"label": row["label"], "control": row.get("control", False), "cells": cells})
     return {
         "about": section.get("about", "Comparison"),
+        "of": of(section),
         "parts": section["group"].split(" | "),
         "headings": [column.heading for column in shown],
         "body": body,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from maskbench.errors import UsageError
-from maskbench.record import RunRecord, Unreadable, read_record, record_paths
+from maskbench.record import EXTERNAL, RunRecord, Unreadable, read_record, record_paths
 
 CONTROLS = ("random-init", "supervised")
 
@@ -79,8 +79,9 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
             {
                 "run_id": record.run_id,
                 "group": group,
+                "asked": asked_of(record),
                 "label": label,
-                "control": record.objective["name"] in CONTROLS,
+                "control": is_control(label),
                 "strategy": record.strategy["name"],
                 "objective": record.objective["name"],
                 "dataset": record.dataset["name"],
@@ -92,8 +93,8 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 **{name: value for name, value in record.diagnostics.items() if isinstance(value, float)},
             }
         )
-    columns = ["run_id", "group", "label", "control", "strategy", "objective", "dataset", "seed", "status", "machine"]
-    table = pd.DataFrame(rows, columns=None if rows else columns)
+    named = ["run_id", "group", "asked", "label", "control", "strategy", "objective", "dataset", "seed", "status"]
+    table = pd.DataFrame(rows, columns=None if rows else [*named, "machine"])
     return table.sort_values(["group", "label", "seed"], kind="stable", ignore_index=True)
 
 
@@ -116,23 +117,43 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def is_control(label: str) -> bool:
+    """Whether a row is there to compare with, and is no strategy."""
+    return label.split(" ")[0] in CONTROLS or f"({EXTERNAL})" in label
+
+
+def asked_of(record: RunRecord) -> str:
+    """The questions that a record answers: data and protocols, whatever the encoder."""
+    return f"{_data(record)} | {_protocols(record)}"
+
+
+def _data(record: RunRecord) -> str:
+    probed = record.dataset.get("probed")
+    elsewhere = f", probed on {probed['name']} ({probed['fingerprint']})" if probed else ""
+    trained = f"{record.dataset['name']} ({record.dataset['fingerprint']})"
+    return f"{trained}, {record.dataset['sizes']['train']:,} images{elsewhere}"
+
+
+def _protocols(record: RunRecord) -> str:
+    return "probes " + ", ".join(f"{name} v{version}" for name, version in sorted(record.protocols.items()))
+
+
 def group_of(record: RunRecord) -> str:
-    """What two runs must share to stand in one table: data, model, budget, protocols. Readable and canonical."""
+    """What two runs must share to stand in one table: data, model, budget, protocols. Readable and canonical. For
+    encoders from elsewhere, data and protocols."""
+    if record.objective["name"] == EXTERNAL:
+        return f"{_data(record)} | encoders from elsewhere | {_protocols(record)}"
     config, data, train = record.config, record.config["data"], record.config["train"]
     model = record.model["arguments"]
     kwargs = config["model"]["kwargs"]
     size = "x".join(str(side) for side in data["img_size"])
     shape = ", ".join(f"{key} {value}" for key, value in kwargs.items())
-    protocols = ", ".join(f"{name} v{version}" for name, version in sorted(record.protocols.items()))
-    probed = record.dataset.get("probed")
-    elsewhere = f", probed on {probed['name']} ({probed['fingerprint']})" if probed else ""
     return " | ".join(
         [
-            f"{record.dataset['name']} ({record.dataset['fingerprint']}), {record.dataset['sizes']['train']:,} images, "
-            f"{size}x{data['in_chans']}{elsewhere}",
+            f"{_data(record)}, {size}x{data['in_chans']}",
             f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
             f"{_length(train)}, batch {train['batch_size']}",
-            f"probes {protocols}",
+            _protocols(record),
         ]
     )
 
@@ -146,12 +167,9 @@ def _length(train: dict[str, Any]) -> str:
 
 
 def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
-    """The strategy's name, for controls the objective's; with the settings that differ where one name stands for
-    several configurations in a group."""
-    names = [
-        record.objective["name"] if record.objective["name"] in CONTROLS else record.strategy["name"]
-        for record in records
-    ]
+    """The strategy's name, for controls the objective's, for encoders from elsewhere their own, marked; with the
+    settings that differ where one name stands for several configurations in a group."""
+    names = [_name(record) for record in records]
     settings = [_settings(record) for record in records]
     values: dict[tuple[str, ...], set[str]] = {}
     for name, group, own in zip(names, groups, settings, strict=True):
@@ -165,6 +183,13 @@ def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
     return labels
 
 
+def _name(record: RunRecord) -> str:
+    objective = record.objective
+    if objective["name"] == EXTERNAL:
+        return f"{objective['parameters']['label']} ({EXTERNAL})"
+    return objective["name"] if objective["name"] in CONTROLS else record.strategy["name"]
+
+
 def _shared(key: str, settings: dict[str, str]) -> tuple[str, ...]:
     """With whom a setting is compared: parameters of an objective only within that objective."""
     return (key, settings["objective.name"]) if key.startswith("objective.parameters.") else (key,)
@@ -176,6 +201,9 @@ def _short(key: str) -> str:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """Every setting that makes a run another run, as dotted path -> JSON."""
+    if record.objective["name"] == EXTERNAL:
+        size = "x".join(map(str, record.config["data"]["img_size"]))
+        return {"digest": record.objective["parameters"]["digest"][:8], "img_size": size}
     config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning")}
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:

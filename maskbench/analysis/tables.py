@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from maskbench.analysis import across_data, catching_up, test_sample, tuned
+from maskbench.analysis import across_data, catching_up, probes, test_sample, tuned
 from maskbench.analysis.comparison import BASELINE, METRICS, comparison, heading
 from maskbench.analysis.formats import FORMATS, Column, Columns, Row, Section, signed
 from maskbench.analysis.results import Results
@@ -78,6 +78,7 @@ def write_tables(results: Results, folder: Path, baseline: str = BASELINE) -> di
         "epochs-to-baseline": (catching_up.sections(results, baseline), catching_up.columns_of),
         "test-sample": (test_sample.sections(results, baseline), test_sample.columns_of),
         "tuning": (tuned.sections(results), tuned.columns_of),
+        "probes": (probes.sections(results), probes.columns_of),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, (shown, columns) in views.items():

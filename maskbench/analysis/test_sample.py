@@ -7,7 +7,7 @@ import numpy as np
 from maskbench.analysis import statistics
 from maskbench.analysis.comparison import BASELINE, PRIMARY, heading, stable
 from maskbench.analysis.formats import Column, Row, Section, signed
-from maskbench.analysis.results import CONTROLS, Results
+from maskbench.analysis.results import Results, is_control
 
 
 def sections(results: Results, baseline: str = BASELINE) -> list[Section]:
@@ -24,7 +24,7 @@ def sections(results: Results, baseline: str = BASELINE) -> list[Section]:
             continue
         right: dict[str, dict[int, np.ndarray]] = {}
         for run_id, label, seed in zip(members["run_id"], members["label"], members["seed"], strict=True):
-            correct = None if label.split(" ")[0] in CONTROLS else _correct(results, run_id, known)
+            correct = None if is_control(label) else _correct(results, run_id, known)
             if correct is not None:
                 right.setdefault(label, {})[int(seed)] = correct
         others = sorted(right.keys() - {baseline})

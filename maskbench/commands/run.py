@@ -162,7 +162,7 @@ def _carry_out(campaign: "Campaign", output: Path, as_json: bool) -> None:
     """Do what is not done yet and show it; exit code 1 where a run is missing or not complete."""
     with resumable():
         expected, records = campaign.carry_out()
-    _show(output, records, campaign.reporter, as_json)
+    show_results(output, records, campaign.reporter, as_json)
     if len(records) < expected or any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 
@@ -178,7 +178,7 @@ def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignment
     return config.merge(settings, config.assignments(assignments))
 
 
-def _show(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
+def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
     """The table or the records on stdout; what was written where, and what is not complete, on stderr."""
     tables = tables_of(output)
     figures = figures_of(output)
@@ -186,9 +186,13 @@ def _show(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_jso
         print(json.dumps([record.model_dump(mode="json") for record in records]))
     else:
         print(tables["md"], end="")
+        more = output / "tables" / "probes.md"  # written where there is more than the table above has room for
+        print(f"\n{more.read_text()}" if more.exists() else "", end="")
     reporter.note(f"tables: {output / 'tables'}")
-    reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
-    reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
+    if figures:
+        reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
+    if any((output / "runs" / record.run_id / "masks.png").exists() for record in records):
+        reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
     for record in records:
         if record.status != "complete":
             reporter.note(f"{record.run_id} {record.status}: {record.error}")

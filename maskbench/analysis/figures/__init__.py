@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from maskbench.analysis.across_data import by_data
-from maskbench.analysis.comparison import BASELINE, PRIMARY
+from maskbench.analysis.comparison import BASELINE, PRIMARY, groups
 from maskbench.analysis.figures import (
     accuracy_against_cost,
     accuracy_against_ratio,
@@ -66,12 +66,10 @@ def drawn(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Fig
         return
     look = looks(frame["label"])
     by_id = {record.run_id: record for record in results.records}
-    complete = frame[frame["status"] == "complete"]
-    groups = sorted(frame["group"].unique())
-    for number, group in enumerate(groups, 1):
-        members = complete[complete["group"] == group]
-        for name, each in _of_group(members, by_id, look, baseline):
-            yield (name if len(groups) == 1 else f"{name}-{number}"), each
+    parted = list(groups(frame))
+    for number, (_, members) in enumerate(parted, 1):
+        for name, each in _of_group(members[members["status"] == "complete"], by_id, look, baseline):
+            yield (name if len(parted) == 1 else f"{name}-{number}"), each
     parts = by_data(frame)
     for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
         metric = _deciding(members)

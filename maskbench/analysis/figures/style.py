@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from maskbench.analysis.comparison import heading
-from maskbench.analysis.results import CONTROLS
+from maskbench.analysis.results import is_control
 
 WIDTH = 3.15  # inches: 8 cm, a column; the size of type is what is printed
 HEIGHT = 2.1  # of the axes
@@ -56,7 +56,7 @@ def looks(labels: Iterable[str]) -> Looks:
     chosen: Looks = {}
     for label in sorted(set(labels)):
         name = strategy_of(label)
-        if name in CONTROLS:
+        if is_control(label):
             chosen[label] = {"color": CONTROL, "marker": "*"}
             continue
         digest = hashlib.sha256(name.encode()).digest()
