@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from maskbench.analysis import figures, tables
 from maskbench.analysis.results import read_results
 from maskbench.contrived import batch_for
+from maskbench.probe import REGISTRY as PROBES
 from maskbench.strategy import REGISTRY
 from tests.test_cli import afresh, maskbench
 
@@ -110,3 +112,20 @@ def test_strategies_page_is_what_the_code_says() -> None:
     # Masks that follow an encoder as initialised may differ in a last digit between processors.
     digits = re.compile(r" *\b\d+\.\d\d\b *|-{3,}:?")
     assert digits.sub("#", made) == digits.sub("#", stored), "run `make docs`"
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_the_probe_in_the_docs_can_be_asked(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "probes.md").read_text()
+    code = text[text.index("    from dataclasses import dataclass") : text.index("`Probe` instead of")]
+    (tmp_path / "centroid.py").write_text(textwrap.dedent(code))
+    flags = ("--epochs", "1", "--limit", "300", "--probes", "centroid", "--output", "out")
+    done = maskbench("run", "--plugin", "centroid.py", *flags, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "centroid top1 mean" in done.out
+
+
+def test_every_probe_is_in_the_docs_with_its_version() -> None:
+    text = (ROOT / "docs" / "probes.md").read_text()
+    for name in PROBES.names():
+        assert f"## {name}, version {PROBES.get(name).version}\n" in text
