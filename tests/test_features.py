@@ -61,7 +61,7 @@ def test_attention_against_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
     rows = iter(weights.split(10))
     monkeypatch.setattr(type(given.encoder), "cls_attention", lambda self, images: next(rows))
-    monkeypatch.setattr("maskbench.probe.BATCH", {False: 10, True: 10})
+    monkeypatch.setattr("maskbench.probe.TOKENS", {False: 10 * 16, True: 10 * 16})
     assert test.objects is not None
     found = []
     for attention, mask in zip(weights, test.objects[:40].float(), strict=True):

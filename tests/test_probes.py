@@ -135,7 +135,7 @@ class TestEveryProbe:
     def test_same_numbers_twice_and_in_any_batch(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         one, two = self.asked(name), self.asked(name)
         assert one.metrics == two.metrics and one.chosen == two.chosen
-        monkeypatch.setattr("maskbench.probe.BATCH", {False: 7, True: 7})
+        monkeypatch.setattr("maskbench.probe.TOKENS", {False: 7 * 16, True: 7 * 16})
         assert self.asked(name).metrics == pytest.approx(one.metrics, abs=0.01)
 
     def test_the_encoder_is_left_alone(self, name: str) -> None:
@@ -177,7 +177,7 @@ def test_features_do_not_depend_on_batch_size_or_mode(monkeypatch: pytest.Monkey
     encoder, splits = subjects.encoder().train(), subjects.splits()
     whole = extract(encoder, splits.train, splits, SYSTEM)
     assert encoder.training, "the mode is given back"
-    monkeypatch.setattr("maskbench.probe.BATCH", {False: 7, True: 7})
+    monkeypatch.setattr("maskbench.probe.TOKENS", {False: 7 * 16, True: 7 * 16})
     parts = extract(encoder.eval(), splits.train, splits, SYSTEM)
     for pooling in ("cls", "mean"):
         torch.testing.assert_close(whole[pooling], parts[pooling], rtol=1e-5, atol=1e-5)
@@ -228,7 +228,9 @@ def test_shares_of_classes_are_as_good_as_labels() -> None:
     given = features(400)
     hard = Softmax.fit(given.train, given.train_labels, 6, [1e-2])[0]
     soft = Softmax.fit(given.train, torch.eye(6)[given.train_labels], 6, [1e-2])[0]
-    torch.testing.assert_close(hard.weight, soft.weight, rtol=1e-3, atol=1e-5)
+    # The search ends at gradients of 1e-5; where the curvature is least, that of the decay, it is 1e-3 away.
+    std = given.train.std(0, correction=0)[:, None]
+    torch.testing.assert_close(hard.weight * std, soft.weight * std, rtol=0, atol=2e-3)
 
 
 def test_several_k_in_one_pass() -> None:

@@ -72,7 +72,7 @@ class TestDropping:
             assert ((values - before[pooling]).abs().amax(1) > 1e-3).all()
 
     def test_features_are_timms_of_the_tokens_that_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("maskbench.probe.BATCH", {False: 3, True: 3})
+        monkeypatch.setattr("maskbench.probe.TOKENS", {False: 3 * 16, True: 3 * 16})
         given, numbers = subjects.subject(encoder=subjects.encoder().eval()), torch.arange(10)
         images, present = given.splits.test.take(numbers), left(numbers, GRID, 70)
         found = given.extract(images, without(given.encoder, present))

@@ -40,7 +40,8 @@ class FeatureStatistics(Probe):
         images = test.take(torch.arange(min(self.images, len(test)), device=test.labels.device))
         one, two = (subject.extract(self.crops(subject, images, number)) for number in range(2))
         result = ProbeResult()
-        for pooling, values in subject.extract(images).items():
+        for pooling, given in subject.features().items():
+            values = given.test[: len(images)]
             result.metrics[f"features/rank/{pooling}"] = effective_rank(values)
             result.metrics[f"features/uniformity/{pooling}"] = uniformity(values)
             result.metrics[f"features/alignment/{pooling}"] = alignment(one[pooling], two[pooling])
