@@ -16,7 +16,7 @@ from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
 from maskbench.siamese import TwoCrops
 from maskbench.teacher import Teacher
-from maskbench.vit import Encoded, Encoder
+from maskbench.vit import Encoded, Encoder, raster_order
 
 Positive = Annotated[float, Field(gt=0)]
 Scale = Annotated[float, Field(gt=0, le=1)]
@@ -211,11 +211,13 @@ class DistillationHead(Head):
         for view, student, teacher in zip(given.views, seen, taught, strict=True):
             hidden = view.recovered
             assert hidden is not None, "checked by maskbench.fit"
+            even = view.length is not None and view.thrown is None and view.replaced is None
+            count = hidden.shape[1] - (view.length or 0) if even else None
             with torch.no_grad():
-                answer = teach(teacher.patches[hidden]).float()
+                answer = teach(_picked(teacher.patches, hidden, count)).float()
                 target = ((answer - self.patch_centre) / temperature).softmax(-1)
                 known.append(answer)
-            predicted = project(student.patches[hidden], frozen=frozen).float()
+            predicted = project(_picked(student.patches, hidden, count), frozen=frozen).float()
             errors = predicted.new_zeros(hidden.shape)
             errors = errors.masked_scatter(hidden, cross_entropy(predicted / ibot.student_temperature, target))
             losses.append((errors.sum(1) / hidden.sum(1).clamp_min(1)).mean())
@@ -236,6 +238,15 @@ class DistillationHead(Head):
 
     def _temperature(self, start: float, end: float, progress: float) -> float:
         return start + (end - start) * min(1.0, progress / self.given.warmup) if self.given.warmup else end
+
+
+def _picked(tokens: Tensor, where: Tensor, count: int | None) -> Tensor:
+    """(M, D): the tokens (B, N, D) at the True places of `where` (B, N), row by row. count: how many there are in every
+    row; where it is None, the device is asked, and waited for."""
+    if count is None:
+        return tokens[where]
+    places = raster_order(where, count)[..., None].expand(-1, -1, tokens.shape[-1])
+    return tokens.gather(1, places).flatten(0, 1)
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
