@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import encoders, rerun, results, run, strategies
+from maskbench.commands import bench, encoders, rerun, results, run, strategies
 from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
 
@@ -75,7 +75,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": strategies.show,
     "check": strategies.check,
     "new": strategies.new,
-    "bench": strategies.bench,
+    "bench": bench.bench,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -51,7 +51,7 @@ def costs(config: RunConfig, strategy: Strategy, splits: Splits, state: State, w
     if watch.total_s == 0:
         return {}
     batch, steps, phases = config.train.batch_size, watch.steps, watch.phases_s
-    model_s = phases["forward"] + phases["backward"] + phases["optimizer"]
+    model_s = sum(phases[name] for name in ("teacher", "forward", "backward", "optimizer"))
     return {
         "cost/images_per_s": batch * steps / watch.total_s,
         "cost/model_images_per_s": batch * steps / model_s,

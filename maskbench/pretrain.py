@@ -171,7 +171,7 @@ def outcome_of(
         batches = full_crops(config, strategy, splits, head.recipe, taken, index, epoch)
         local = local_crops(config, splits, head.recipe, taken, index, epoch)
         clean = tuple(batch.images for batch in batches)
-    with watch.phase("forward"), autocast(config.system):
+    with watch.phase("teacher"), autocast(config.system):
         head.prepare(clean)
     with watch.phase("mask"):
         contexts = [context_for(config, strategy, state, batch, epoch, progress) for batch in batches]

@@ -1,8 +1,7 @@
-"""`maskbench list`, `show`, `check`, `new` and `bench`."""
+"""`maskbench list`, `show`, `check` and `new`."""
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -121,27 +120,3 @@ def new(
         f"maskbench run --plugin {strategy} --strategy random,{name}",
         file=sys.stderr,
     )
-
-
-class Bench(StrEnum):
-    strategies = "strategies"
-
-
-def bench(
-    what: Annotated[Bench, typer.Argument(help="What to time.")] = Bench.strategies,
-    only: Annotated[str | None, typer.Option("--strategy", help="NAME[:key=value...],...; all if not given.")] = None,
-    rounds: Annotated[int, typer.Option(help="Interleaved; the median is shown.", min=1)] = 7,
-    plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Time what strategies add to a step: microseconds an image, batch 256, one CPU thread, and the GPU if there is
-    one. A teacher's forward pass, where one is needed, is not in these figures."""
-    from maskbench.bench import print_table, time_strategies
-    from maskbench.config import parse_specs
-
-    load_plugins(plugin)
-    found = time_strategies(parse_specs(only) if only else None, rounds)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        print_table(found)
