@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/maskbench run --strategy gmml
 
-test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not integration"
+test: $(VENV)/.installed-test  # two at a time, each on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable -m "not integration"
 
 test-integration: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m integration

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from maskbench.pretrain import State
     from maskbench.record import RunRecord
 
+SHOWN = 8  # answers of the probes in the line that ends a run
+
 
 class Reporter:
     """Says nothing. Subclasses override what they want to tell."""
@@ -108,5 +110,7 @@ class Terminal(Reporter):
         if record.error:
             self.note(f"{record.run_id}: {record.status}: {record.error}")
             return
-        shown = [f"{name} {100 * value:.1f} %" for name, value in sorted(record.metrics.items()) if "top1" in name]
+        shown = [f"{name} {100 * value:.1f} %" for name, value in record.metrics.items() if "/top1/" in name]
+        if len(shown) > SHOWN:
+            shown[SHOWN:] = [f"{len(shown) - SHOWN} more in the record"]
         self.note(f"{record.run_id}: {', '.join(shown)}; {record.metrics['cost/wall_s']:.0f} s")

@@ -192,7 +192,7 @@ def test_saving_what_cannot_be_written_keeps_what_is_there(tmp_path: Path, monke
 
 def test_checkpoints_are_rarer_where_they_are_slow_to_write(tmp_path: Path) -> None:
     def interval(asked: float | None, writing_s: float) -> float:
-        return Attempt(*[None] * 6, asked).interval(writing_s)  # type: ignore[arg-type]
+        return Attempt(*[None] * 7, asked).interval(writing_s)  # type: ignore[arg-type]
 
     assert [interval(None, writing_s) for writing_s in (0.0, 2.9, 15.0)] == [300.0, 300.0, 1500.0]
     assert interval(10.0, 15.0) == 10.0 and interval(0.0, 15.0) == 0.0

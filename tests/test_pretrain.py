@@ -247,5 +247,5 @@ def test_phases_account_for_the_time(tmp_path: Path) -> None:
     planned, splits, state = ready(config)
     watch = train(config, planned, splits, state)
     assert watch.steps == 4 * steps_per_epoch(config, 300) - 5, "warm-up is not timed"
-    assert set(watch.phases_s) == {"data", "augment", "mask", "forward", "backward", "optimizer"}
+    assert set(watch.phases_s) == {"data", "augment", "mask", "teacher", "forward", "backward", "optimizer"}
     assert 0.5 * watch.total_s < sum(watch.phases_s.values()) <= watch.total_s

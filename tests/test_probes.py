@@ -89,7 +89,7 @@ class TestProbesOfFeatures:
         chance = dataclasses.replace(
             given, train_labels=shuffled, fit_labels=shuffled[200:], validation_labels=shuffled[:200]
         )
-        many = {"draws": 60, "decays": (1e-2,)} if name == "lowshot" else {}
+        many = {"shots": (5,), "shares": (0.1,), "draws": 60, "decays": (1e-2,)} if name == "lowshot" else {}
         for value in tops(REGISTRY.create(name, **many).ask({"mean": chance})):
             # From a few mislabelled images all test images near one another get one answer: a draw has a sd of up to
             # sqrt(5) / 6 = 0.37, the mean of 60 one of 0.048.
