@@ -118,7 +118,9 @@ def _table(expected: Sequence[Expected], output: str, jobs: int) -> str:
     table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
     left = sum(each.seconds or 0 for each in expected) / jobs
     done = sum(each.state == "done" for each in expected)
+    others = {probe.name for each in expected for probe in each.planned.probes} - {"knn", "linear"}
+    more = f"; not counted: {', '.join(sorted(others))}" if others else ""
     return (
         f"{table}\n{len(expected)} runs for {output}, {done} done; the rest takes about {left / 60:.0f} "
-        f"minutes, {'one after another' if jobs == 1 else f'{jobs} at a time'}"
+        f"minutes, {'one after another' if jobs == 1 else f'{jobs} at a time'}{more}"
     )

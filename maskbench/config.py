@@ -169,7 +169,8 @@ class RunConfig(Section):
         a later version's new options leave the names of finished runs as they are."""
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
         del content["system"]["device"]
-        content["objective"]["parameters"].pop("source", None)  # of an encoder known by its weights
+        if self.objective.name == "external":  # known by its weights
+            content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
         content["data"].pop("data_dir", None)
         if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
             content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}

@@ -29,7 +29,7 @@ def about_data(splits: Splits, asked: Splits) -> dict[str, Any]:
     """What a run was trained on and, where they are others, the data that its probes are about."""
     named = {"name": splits.name, "fingerprint": splits.fingerprint, "sizes": splits.sizes}
     moments = {"mean": splits.mean.tolist(), "std": splits.std.tolist()}
-    if asked.fingerprint == splits.fingerprint:
+    if asked is splits:
         return named | moments
     return named | moments | {"probed": {"name": asked.name, "fingerprint": asked.fingerprint, "sizes": asked.sizes}}
 

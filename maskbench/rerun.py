@@ -10,7 +10,7 @@ from maskbench.config import RunConfig, merge, parse
 from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished
 from maskbench.pipeline import run
-from maskbench.plan import load_splits, plan
+from maskbench.plan import asked_about, load_splits, plan
 from maskbench.progress import MOVED, differing
 from maskbench.record import RunRecord, Unreadable, read_record
 from maskbench.reporter import Reporter
@@ -62,11 +62,16 @@ def rerun(
         raise UsageError(f"{path} is of a run that {record.status}; there are no numbers to repeat")
     config = repeated_config(record, {**changes, "output": str(output)})
     planned, splits = load_splits(plan(config))
-    if splits.fingerprint != record.dataset["fingerprint"]:  # of what it was trained on
-        raise UsageError(
-            f"the data in {config.data.dataset} are not the record's: fingerprint {splits.fingerprint}, recorded "
-            f"{record.dataset['fingerprint']}; --dataset names others"
-        )
+    asked, probed = asked_about(planned, splits), record.dataset.get("probed") or record.dataset
+    for path_of, found, recorded in (
+        (config.data.dataset, splits, record.dataset),
+        (config.data.probe_dataset, asked, probed),
+    ):
+        if found.fingerprint != recorded["fingerprint"]:
+            raise UsageError(
+                f"the data in {path_of} are not the record's: fingerprint {found.fingerprint}, recorded "
+                f"{recorded['fingerprint']}; --dataset names others"
+            )
     if planned.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UsageError(f"{output} is where the record lies; choose another --output for its repetition")
     if planned.run_id != record.run_id:
@@ -99,7 +104,7 @@ def compare(record: RunRecord, again: RunRecord) -> Verdict:
         if elsewhere:
             if "/top1/" not in name or name.startswith("curve/"):  # a curve's are of fewer images
                 continue
-            count = record.dataset["sizes"]["test"]
+            count = (record.dataset.get("probed") or record.dataset)["sizes"]["test"]
             low, high = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")
         claims.append(Claim(name, value, repeated.get(name, float("nan")), low, high))
     return Verdict(claims, elsewhere)

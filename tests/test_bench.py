@@ -74,3 +74,5 @@ def test_mistakes_are_one_line() -> None:
     assert done.code == 2 and "strategies" in done.err
     done = bench("step", "--strategy", "randm")
     assert done.code == 2 and "Did you mean random" in done.err
+    done = bench("step", "--objective", "random-init", "--strategy", "none")
+    assert done.code == 2 and "trains nothing" in done.err

@@ -168,3 +168,33 @@ def test_the_table_of_probes(tmp_path: Path) -> None:
     half = 4.302653 * 0.1 / 3**0.5  # t of 2 degrees of freedom, sd 0.1
     assert cells["lowshot-1 top1 cls"] == f"30.0 ± {100 * half:.1f}"
     assert cells["features rank mean"] == f"3.00 ± {10 * half:.2f}"
+
+
+def changed(made: RunRecord, **config: object) -> RunRecord:
+    return made.model_copy(update={"config": {**made.config, **config}})
+
+
+def test_external_rows_of_other_settings_are_other_rows(tmp_path: Path) -> None:
+    """Another normalisation is another question; more seeds of an encoder from elsewhere take none from ours."""
+    one = external("dino", 0.9)
+    shifted = {**one.config["data"], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+    other = changed(one, data=shifted)
+    two = [other.model_copy(update={"seed": seed, "run_id": f"none-b-s{seed}"}) for seed in range(3)]
+    store(tmp_path, made_up("random", run_id="random-a-s0"), one, *two)
+    (section,) = comparison(read_results(tmp_path).frame)
+    assert sorted((row["n"], row["missing"]) for row in section["rows"]) == [(1, 0), (1, 0), (3, 0)]
+    assert len({row["label"] for row in section["rows"]}) == 3
+
+
+def test_external_rows_do_not_join_what_was_asked_otherwise(tmp_path: Path) -> None:
+    other = changed(external("dino", 0.9), probes=[{"name": "knn", "parameters": {"k": 5}}])
+    store(tmp_path, made_up("random", run_id="random-a-s0"), other)
+    assert len(comparison(read_results(tmp_path).frame)) == 2
+
+
+def test_external_rows_join_what_was_probed_on_their_data(tmp_path: Path) -> None:
+    there = made_up().dataset
+    photos = {"name": "photos", "fingerprint": "p", "sizes": {"train": 99, "validation": 9, "test": 0}, "probed": there}
+    store(tmp_path, made_up("random", run_id="random-a-s0", dataset=photos), external("dino", 0.9))
+    (section,) = comparison(read_results(tmp_path).frame)
+    assert [row["label"] for row in section["rows"]] == ["random", "dino (external)"]

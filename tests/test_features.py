@@ -74,3 +74,21 @@ def test_attention_against_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(len(objects & looked_at) / len(objects | looked_at))
     images = test.take(torch.arange(40))
     assert probe.attention_iou(given, images) == pytest.approx(sum(found) / 40, abs=1e-6)
+
+
+def test_images_are_drawn_from_all_of_test() -> None:
+    """Test sets come class by class: of 150 images in order, 50 are drawn of every class. Hypergeometric, sd 2.7."""
+    probe, splits = FeatureStatistics(images=50), subjects.splits()
+    order = splits.test.labels.argsort(stable=True)
+    given = subjects.subject(splits=dataclasses.replace(splits, test=splits.test.take(order)))
+    seen: list[torch.Tensor] = []
+    probe_crops = FeatureStatistics.crops
+
+    def watched(self: FeatureStatistics, subject: object, images: object, number: int) -> object:
+        seen.append(images.labels)  # type: ignore[attr-defined]
+        return probe_crops(self, subject, images, number)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FeatureStatistics, "crops", watched)
+        probe(given)
+    assert (torch.bincount(seen[0], minlength=3) >= 5).all() and len(seen[0]) == 50

@@ -14,6 +14,7 @@ from maskbench.analysis.results import group_of
 from maskbench.errors import UsageError
 from maskbench.pipeline import checked, run
 from maskbench.plan import asked_about, load_splits, plan
+from maskbench.rerun import compare
 from tests.test_cli import maskbench
 from tests.test_data import picture, png, write_folders
 from tests.tiny import tiny
@@ -106,3 +107,36 @@ def test_labels_of_the_training_data_do_not_matter_elsewhere(tmp_path: Path) -> 
     one, two = (run(tiny(tmp_path / "out", data__dataset=str(tmp_path / name), **same)) for name in ("sorted", "flat"))
     assert [row["loss"] for row in one.curve] == [row["loss"] for row in two.curve]
     assert one.metrics["linear/top1/mean"] == two.metrics["linear/top1/mean"]
+
+
+def test_the_same_data_in_whole_are_other_data(tmp_path: Path) -> None:
+    """Trained on few of the images and probed on all of them."""
+    write_folders(tmp_path / "sorted", "train", 0, 70, 16, 16)
+    write_folders(tmp_path / "sorted", "test", 100, 6, 16, 16)
+    source = str(tmp_path / "sorted")
+    record = run(tiny(tmp_path / "out", data__dataset=source, data__probe_dataset=source, data__limit=30,
+                      train__epochs=1))  # fmt: skip
+    assert record.dataset["sizes"]["train"] == 30 and record.dataset["probed"]["sizes"]["train"] == 70
+    assert "probed on sorted" in group_of(record)
+
+
+def test_a_run_that_was_probed_elsewhere_is_repeated(tmp_path: Path) -> None:
+    source = str(photos(tmp_path / "photos"))
+    settings = {"data__dataset": source, "data__limit": None, "data__probe_dataset": "shapes", "train__epochs": 1}
+    record = run(tiny(tmp_path / "out", **settings))
+    other = record.model_copy(update={"environment": {**record.environment, "threads": 99}})
+    verdict = compare(other, record)
+    assert verdict.holds
+    claim = next(claim for claim in verdict.claims if claim.name == "knn/top1/mean")
+    assert 0.005 < claim.high - claim.low < 0.05, "of 2,000 test images"
+
+
+@pytest.mark.parametrize(
+    "nested", [("lab", "train", "cat"), ("lab", "test_images"), ()], ids=["train", "test", "nothing"]
+)
+def test_a_folder_around_a_data_set_is_no_training_set(tmp_path: Path, nested: tuple[str, ...]) -> None:
+    """Or test images would be trained on."""
+    photos(tmp_path / "more", "other")
+    (tmp_path / "more" / "train").mkdir() if not nested else photos(tmp_path / "more", *nested)
+    with pytest.raises(UsageError, match="no training split in"):
+        data.load(str(tmp_path / "more"), (16, 16), 3)

@@ -71,7 +71,7 @@ def _spent(trials: Sequence[RunRecord]) -> Spent:
 def _section(group: str, members: pd.DataFrame, baseline: str, spent: Spent) -> dict[str, Any]:
     complete = members[members["status"] == "complete"]
     metric = next((name for name in PRIMARY if name in complete and complete[name].notna().any()), PRIMARY[0])
-    seeds = set(members["seed"])
+    seeds = set(members["seed"][members["objective"] != EXTERNAL])
     rows = [_row(str(label), runs, seeds, spent) for label, runs in members.groupby("label", sort=True)]
     scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
     scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not is_control(label)}

@@ -123,8 +123,10 @@ def is_control(label: str) -> bool:
 
 
 def asked_of(record: RunRecord) -> str:
-    """The questions that a record answers: data and protocols, whatever the encoder."""
-    return f"{_data(record)} | {_protocols(record)}"
+    """The questions that a record answers: the data and the probes with their parameters, whatever the encoder."""
+    data = record.dataset.get("probed") or record.dataset
+    probes = json.dumps(record.config["probes"], sort_keys=True)
+    return f"{data['fingerprint']} {data['sizes']} | {_protocols(record)} | {probes}"
 
 
 def _data(record: RunRecord) -> str:
@@ -201,10 +203,10 @@ def _short(key: str) -> str:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """Every setting that makes a run another run, as dotted path -> JSON."""
-    if record.objective["name"] == EXTERNAL:
-        size = "x".join(map(str, record.config["data"]["img_size"]))
-        return {"digest": record.objective["parameters"]["digest"][:8], "img_size": size}
     config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning")}
+    if record.objective["name"] == EXTERNAL:  # known by its weights, and never trained here
+        digest = record.objective["parameters"]["digest"][:8]
+        config = {**config, "objective": {"digest": digest}, "train": {}}
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:
         config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}

@@ -1,6 +1,5 @@
 """What a machine can do at most, against which everything else is measured."""
 
-import statistics
 import time
 
 import torch
@@ -39,8 +38,3 @@ def described(device: torch.device) -> dict[str, str | int | None]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-def spread(values: list[float]) -> str:
-    """ "median (lowest-highest)"."""
-    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"

@@ -11,7 +11,7 @@ from maskbench.bench.machine import described, wait
 from maskbench.config import RunConfig
 from maskbench.data import shapes
 from maskbench.data.splits import Splits, assemble
-from maskbench.plan import build, load_splits, plan
+from maskbench.plan import asked_about, build, load_splits, plan, preflight
 from maskbench.probe import Subject
 from maskbench.system import peak_memory_mib, reset_peak_memory, settle
 
@@ -32,9 +32,11 @@ def time_probes(config: RunConfig, images: int | None) -> dict[str, Any]:
     device = splits.train.labels.device
     settle(planned.config.system)
     state = build(planned, splits)
-    subject = Subject(state.head.encoder, splits, planned.config.system, planned.config.seed)
+    preflight(planned, splits, state)
+    asked = asked_about(planned, splits)
+    subject = Subject(state.head.encoder, asked, planned.config.system, planned.config.seed)
     reset_peak_memory(device)
-    count = len(splits.train) + len(splits.test)
+    count = len(asked.train) + len(asked.test)
     features = _seconds(subject.features, device)
     rows = [{"probe": probe.name, "seconds": _seconds(partial(probe, subject), device)} for probe in planned.probes]
     return {

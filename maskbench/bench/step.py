@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from tabulate import tabulate
 from maskbench.bench.machine import described, matmul_peak, wait
 from maskbench.config import RunConfig
 from maskbench.data.splits import Images, Splits, assemble
+from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
 from maskbench.plan import Plan, build, load_splits, plan, preflight
@@ -31,6 +31,8 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     very first step, compilation included. mfu: FLOPs done a second end to end, as a share of `matmul_peak_gflops`.
     """
     planned = plan(config)
+    if not planned.objective.trains:
+        raise UsageError(f"objective {planned.objective.name} trains nothing; there is no step to time")
     planned, splits = _noisy(planned) if generated else load_splits(planned)
     device = splits.train.labels.device
     settle(planned.config.system)
@@ -48,8 +50,10 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     times: dict[str, list[float]] = {name: [] for name in steps}
     bench.watch = Stopwatch(device)
     for _ in range(rounds):
-        for name, count in steps.items():
-            times[name].append(_timed(getattr(bench, name), count, device))
+        bench.watch.resume()
+        times["whole"].append(_timed(bench.whole, steps["whole"], device))
+        bench.watch.pause()
+        times["model"].append(_timed(bench.model, steps["model"], device))
     phases = {f"{name}_ms": 1000 * seconds / bench.watch.steps for name, seconds in bench.watch.phases_s.items()}
     flops = 1e9 * training_gflops_per_image(config, splits, planned.strategy, state)
     dtype = torch.bfloat16 if config.system.precision == "bf16" else torch.float32
@@ -160,7 +164,7 @@ def _noisy(planned: Plan) -> tuple[Plan, Splits]:
     images = Images(pixels, torch.arange(count) % CLASSES, torch.ones(count))
     names = tuple(map(str, range(CLASSES)))
     splits = assemble("noise", images, images.take(torch.arange(CLASSES)), classes=names, fingerprint="noise")
-    return replace(planned), splits.to(torch.device(config.system.device))
+    return planned, splits.to(torch.device(config.system.device))
 
 
 def print_step(found: dict[str, Any]) -> None:

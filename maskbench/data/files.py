@@ -169,6 +169,10 @@ def _folders(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
     if not classes and ("train" in folders or not folders):
         whole = folders.get("train", root)
         found = [file for file in sorted(whole.rglob("*")) if file.suffix.lower() in IMAGES]
+        inner = [path for file in found for path in file.relative_to(whole).parents if _split_of(path.name)]
+        if inner or not found:
+            why = f"{inner[0]} inside it is part of a data set" if inner else f"no images in {whole}"
+            raise UsageError(f"no training split in {root}: {why}; give a folder with train/<class>/<image>, or images")
         names = [f"{file.relative_to(root)} in {root}" for file in found]
         return {"train": Encoded(names, [0] * len(found), [*found])}, ()
     splits = {}

@@ -1,7 +1,7 @@
 """What can be said of features without any label."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,17 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class FeatureStatistics(Probe):
     """How many dimensions the features use, how evenly they spread, how little they mind the crop, where they look.
 
-    Over the first `images` of test; no label is read. rank: exp of the entropy of the singular values of centred
-    features (maskbench.collapse). On features of unit length, after Wang and Isola (arXiv 2005.10242): uniformity, the
-    logarithm of the mean over pairs of exp(-2 |x - y|^2), lower is more even; alignment, the mean |x - y|^2 between two
-    random crops (area `scale`, flips) of an image, lower is more alike, read beside uniformity: both are 0 in a
-    collapsed encoder. attention-iou, where the model has a class token and the data know the object: the patches that
-    hold `mass` of the class token's attention in the last block, mean over heads, against those that are at least half
-    object, intersection over union, mean over images, as DINO (arXiv 2104.14294) asks of single heads.
+    Over `images` of test, the same for all encoders; no label is read. rank: exp of the entropy of the singular values
+    of centred features (maskbench.collapse). On features of unit length, after Wang and Isola (arXiv 2005.10242):
+    uniformity, the logarithm of the mean over pairs of exp(-2 |x - y|^2), lower is more even; alignment, the mean
+    |x - y|^2 between two random crops (area `scale`, flips) of an image, lower is more alike, read beside uniformity:
+    both are 0 in a collapsed encoder. attention-iou, where the model has a class token and the data know the object:
+    the patches that hold `mass` of the class token's attention in the last block, mean over heads, against those that
+    are at least half object, intersection over union, mean over images, as DINO (arXiv 2104.14294) asks of single
+    heads.
     """
+
+    version: ClassVar[int] = 2  # 1 took the first ones of test
 
     images: Annotated[int, Field(ge=2)] = 5000
     scale: tuple[Share, Share] = (0.2, 1.0)
@@ -37,11 +40,13 @@ class FeatureStatistics(Probe):
 
     def __call__(self, subject: Subject) -> ProbeResult:
         test = subject.splits.test
-        images = test.take(torch.arange(min(self.images, len(test)), device=test.labels.device))
+        index = torch.arange(len(test), device=test.labels.device)
+        index = keys(index, 0, "probe", "features").argsort()[: self.images]  # folders come class by class
+        images = test.take(index)
         one, two = (subject.extract(self.crops(subject, images, number)) for number in range(2))
         result = ProbeResult()
         for pooling, given in subject.features().items():
-            values = given.test[: len(images)]
+            values = given.test[index]
             result.metrics[f"features/rank/{pooling}"] = effective_rank(values)
             result.metrics[f"features/uniformity/{pooling}"] = uniformity(values)
             result.metrics[f"features/alignment/{pooling}"] = alignment(one[pooling], two[pooling])
