@@ -3,6 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from maskbench import distributed
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.pretrain import State, outcome_of
@@ -26,7 +27,7 @@ def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strat
     training = state.head.training
     state.head.eval()  # running means stay as they are
     index = torch.arange(min(SAMPLE, len(splits.train)), device=splits.train.labels.device)
-    with FlopCounterMode(display=False) as counter:
+    with distributed.alone(), FlopCounterMode(display=False) as counter:
         watch = Stopwatch(index.device)
         _, outcome = outcome_of(config, splits, strategy, state, index, epoch=0, progress=0.5, watch=watch)
         outcome.loss.backward()

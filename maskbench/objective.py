@@ -25,7 +25,7 @@ class Examples:
 
     views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
     local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. progress: share of the
-    training done, in [0, 1].
+    training done, in [0, 1]. last: False where other parts of the same batch follow before the step is made.
     """
 
     views: tuple[View, ...]
@@ -33,6 +33,7 @@ class Examples:
     labels: Tensor
     local: tuple[Tensor, ...] = ()
     progress: float = 0.0
+    last: bool = True
 
     @property
     def view(self) -> View:
@@ -86,6 +87,7 @@ class Objective(Component, ABC):
     What decides which strategies fit (maskbench.fit): learns_from: the least that it needs, hidden tokens ("tokens"),
     those or degraded pixels ("pixels"), or several crops of an image, which may be clean ("crops"); paints: it predicts
     pixels, so it honours a view's terms and measures each patch's loss.
+    couples: its loss compares the images of a batch with each other, so it is not the mean of the losses of parts.
     """
 
     control: ClassVar[bool] = False
@@ -93,6 +95,7 @@ class Objective(Component, ABC):
     needs_labels: ClassVar[bool] = False
     learns_from: ClassVar[LearnsFrom] = "pixels"
     paints: ClassVar[bool] = True
+    couples: ClassVar[bool] = False
 
     @property
     def told_level(self) -> bool:
