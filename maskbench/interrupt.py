@@ -29,8 +29,8 @@ def stoppable(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
 
     The second acts as it would outside: it stops the process at once; but where patient, none after the first is heard,
     for torchrun passes on what its processes have heard from the terminal. Signals that were ignored stay ignored.
-    Outside the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by Interrupted
-    although a signal came raises Interrupted, so that none is lost.
+    Outside the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by
+    Interrupted although a signal came raises Interrupted, so that none is lost.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Training by one process and by several, for tests to compare: `python -m tests.together FOLDER CASE...`.
+"""Training by one process and by several, to compare: `python -m tests.together FOLDER COUNTS EPOCHS CASE...`.
 
 This process imports everything and computes nothing, so that forking it is safe and costs no time.
 """
@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adios": {"strategy": "adios"},  # an adversary whose gradients pass through the weights
     "curriculum": {"strategy": "curriculum"},  # one whose loss compares images
     "clipped": {"train__clip_grad": 0.05},
-    "dropping": {"strategy": "attmask-high", "objective": IBOT.replace("ibot", "ibot:local_crops=1", 1)},
+    "local-crops": {"strategy": "attmask-high", "objective": IBOT + ":local_crops=1"},
     "simmim": {"strategy": "block", "objective": "simmim"},
     "gmml-gmml": {"strategy": "gmml", "objective": "gmml:crops=2"},
     "ibot": {"strategy": "block-ibot", "objective": IBOT},
@@ -51,13 +51,12 @@ CASES: dict[str, dict[str, Any]] = {
     "barlow": {"strategy": "none", "objective": "barlow:width=48:scale=0.1"},
     "supervised": {"strategy": "none", "objective": "supervised"},
 }
-UNCUT = ("barlow", "adios", "curriculum", "hard-patches-predicted")  # refused in parts
 
 
 def config_of(case: str, **changes: Any) -> RunConfig:
-    """20 steps of 128 images."""
-    settings = {"train__batch_size": 128, "train__epochs": 10, "train__lr": 1e-3, "train__warmup_epochs": 2.0}
-    settings |= {"train__online_every": 10, **CASES[case], **changes}
+    """Two steps an epoch of 128 images."""
+    settings = {"train__batch_size": 128, "train__lr": 1e-3, "train__warmup_epochs": 1.0}
+    settings |= {"train__online_every": 100, **CASES[case], **changes}
     strategy = settings.pop("strategy", "random")
     return tiny(Path("results"), strategy, **settings)
 
@@ -116,22 +115,24 @@ def probed(config: RunConfig) -> dict[str, Any]:
     return {"features": features, "metrics": [probe(subject).metrics for probe in planned.probes]}
 
 
-def each_as_told(cases: list[str]) -> dict[str, Any]:
-    """CASE: in float64. CASE/fp32. CASE/K: in K parts. probes."""
-    found = {}
+def each_as_told(cases: list[str], epochs: int) -> dict[str, Any]:
+    """CASE: in float64. CASE/fp32. CASE/K: in K parts, in one process alone. probes/PROBE."""
+    found: dict[str, Any] = {}
     for told in cases:
         case, _, how = told.partition("/")
         if case == "probes":
-            found[told] = probed(tiny(Path("results"), probes="knn,robust:severities=[3]", data__limit=5000))
+            found[told] = probed(config_of("random", probes=f"knn,{how}".strip(","), data__limit=5000))
+        elif how.isdigit() and distributed.processes() > 1:
+            continue
         elif how == "fp32":
-            found[told] = trained(config_of(case), torch.float32)
+            found[told] = trained(config_of(case, train__epochs=epochs), torch.float32)
         else:
-            found[told] = trained(config_of(case, train__accumulate=int(how or 1)))
+            found[told] = trained(config_of(case, train__epochs=epochs, train__accumulate=int(how or 1)))
     return found
 
 
-def forked(count: int, work: Callable[[], Any], folder: Path) -> None:
-    """`work` in so many processes that are one run; what it returns in each is left in `folder`/<count>-<rank>.pt."""
+def forked(count: int, work: Callable[[], Any], stem: str) -> None:
+    """`work` in so many processes that are one run; what it returns in each is left in `stem`-<rank>.pt."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -145,7 +146,7 @@ def forked(count: int, work: Callable[[], Any], folder: Path) -> None:
         try:
             with joined("cpu", Launch(rank, count, rank, count, port=port)):
                 found = work()
-            torch.save(found, folder / f"{count}-{rank}.pt")
+            torch.save(found, f"{stem}-{rank}.pt")
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -156,11 +157,11 @@ def forked(count: int, work: Callable[[], Any], folder: Path) -> None:
         sys.exit(f"{count} processes left with {codes}")
 
 
-def main(folder: Path, counts: list[int], cases: list[str]) -> None:
+def main(folder: Path, counts: list[int], epochs: int, cases: list[str]) -> None:
     for count in counts:
-        forked(count, lambda: each_as_told(cases), folder)
+        forked(count, lambda: each_as_told(cases, epochs), str(folder / str(count)))
 
 
 if __name__ == "__main__":
     assert distributed.processes() == 1
-    main(Path(sys.argv[1]), [int(count) for count in sys.argv[2].split(",")], sys.argv[3:])
+    main(Path(sys.argv[1]), [int(count) for count in sys.argv[2].split(",")], int(sys.argv[3]), sys.argv[4:])
