@@ -172,13 +172,13 @@ def outcome_of(
         local = local_crops(config, splits, head.recipe, taken, index, epoch)
         clean = tuple(batch.images for batch in batches)
     with watch.phase("teacher"), autocast(config.system):
-        head.prepare(clean)
+        head.prepare(clean, progress)
     with watch.phase("mask"):
         contexts = [context_for(config, strategy, state, batch, epoch, progress) for batch in batches]
         views = tuple(map(partial(degraded, strategy), batches, contexts))
     with watch.phase("forward"), autocast(config.system):
         torch.manual_seed(seed_for(config.seed, "dropout", state.step))  # for models that drop anything
-        outcome: Outcome = head(Examples(views, clean, taken.labels, local, progress))
+        outcome: Outcome = head(Examples(views, clean, taken.labels, local))
         extra = [strategy.loss(view, outcome, context) for view, context in zip(views, contexts, strict=True)]
         loss = torch.stack([outcome.loss, *(more for more in extra if more is not None)]).sum()
     return views[0], outcome._replace(loss=loss)

@@ -19,6 +19,7 @@ from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settl
 from maskbench.timing import Stopwatch
 
 CLASSES = 10
+PROGRESS = 0.5
 BATCHES = 2  # of generated images
 LONGEST_S = 0.5  # a round lasts about this long, or one step
 
@@ -122,14 +123,14 @@ class StepBench:
         head, watch = self.state.head, self.watch
         self.watch = Stopwatch(watch.device)  # these phases do not count
         with autocast(self.planned.config.system):
-            head.prepare(self.given.clean)
+            head.prepare(self.given.clean, PROGRESS)
             loss = head(self.given).loss
         self._finish(loss)
         self.watch = watch
 
     def _loss(self) -> torch.Tensor:
         config, strategy, state = self.planned.config, self.planned.strategy, self.state
-        _, outcome = outcome_of(config, self.splits, strategy, state, self.index, 0, 0.5, self.watch)
+        _, outcome = outcome_of(config, self.splits, strategy, state, self.index, 0, PROGRESS, self.watch)
         return outcome.loss
 
     def _finish(self, loss: torch.Tensor) -> None:
@@ -139,7 +140,7 @@ class StepBench:
             loss.backward()
         with self.watch.phase("optimizer"):
             update(config, state, steps_per_epoch(config, len(self.splits.train)))
-            state.head.after_step(0.5)
+            state.head.after_step(PROGRESS)
         if state.teacher is not None:
             with self.watch.phase("mask"):
                 state.teacher.update(followed(state.head, self.planned.strategy))
