@@ -47,7 +47,7 @@ class ProbeResult:
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
-TOKENS = {False: 8_192, True: 262_144}  # in a batch, on a GPU or not; few stay in a CPU's caches (1.2 times over 16,384)
+TOKENS = {False: 8_192, True: 262_144}  # in a batch, on a GPU or not; a CPU's caches want few (1.2 times over 16,384)
 Read = Callable[[Tensor], dict[str, Tensor]]  # normalised images (B, C, H, W) -> (B, ...) each
 
 

@@ -34,7 +34,7 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     planned = plan(config)
     if not planned.objective.trains:
         raise UsageError(f"objective {planned.objective.name} trains nothing; there is no step to time")
-    planned, splits = _noisy(planned) if generated else load_splits(planned)
+    planned, splits = noisy(planned) if generated else load_splits(planned)
     device = splits.train.labels.device
     settle(planned.config.system)
     reset_peak_memory(device)
@@ -156,7 +156,7 @@ def _timed(step: Any, count: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _noisy(planned: Plan) -> tuple[Plan, Splits]:
+def noisy(planned: Plan) -> tuple[Plan, Splits]:
     """Noise of the configuration's size on its device."""
     config = planned.config
     count = BATCHES * config.train.batch_size
