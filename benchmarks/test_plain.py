@@ -34,7 +34,8 @@ def bench_of(strategy: str, **changes: Any) -> StepBench:
         "strategy": strategy, "objective": {"name": "mae", "parameters": DECODER}, "regime": "matched", "ratio": 0.75,
         "model.kwargs": {}, "train.batch_size": BATCH, "system.device": "cpu", **changes,
     }  # fmt: skip
-    planned, splits = noisy(plan(parse(merge(preset("cifar10-cpu"), settings))))
+    planned = plan(parse(merge(preset("cifar10-cpu"), settings)))
+    splits = noisy(planned, 2 * BATCH)
     bench = StepBench(planned, splits, build(planned, splits))
     bench.whole()
     bench.prepare()

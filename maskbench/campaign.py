@@ -9,7 +9,7 @@ from tabulate import tabulate
 from maskbench.budget import fitted
 from maskbench.config import RunConfig
 from maskbench.errors import Failure, UsageError
-from maskbench.estimate import Expected, expect, seconds_for
+from maskbench.estimate import COUNTED, Expected, expect, seconds_for
 from maskbench.executor import Elsewhere, run_in_parallel
 from maskbench.folder import finished
 from maskbench.pipeline import checked_all, run_all
@@ -118,7 +118,7 @@ def _table(expected: Sequence[Expected], output: str, jobs: int) -> str:
     table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
     left = sum(each.seconds or 0 for each in expected) / jobs
     done = sum(each.state == "done" for each in expected)
-    others = {probe.name for each in expected for probe in each.planned.probes} - {"knn", "linear"}
+    others = {probe.name for each in expected for probe in each.planned.probes} - COUNTED
     more = f"; not counted: {', '.join(sorted(others))}" if others else ""
     return (
         f"{table}\n{len(expected)} runs for {output}, {done} done; the rest takes about {left / 60:.0f} "

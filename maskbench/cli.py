@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import bench, encoders, rerun, results, run, strategies
+from maskbench.commands import bench, encoders, plan, rerun, results, run, strategies
 from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
 
@@ -76,6 +76,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": strategies.check,
     "new": strategies.new,
     "bench": bench.bench,
+    "plan": plan.plan,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from maskbench.plan import Plan
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 
+T = TypeVar("T")
 LATER_S = 1.0  # between attempts at runs that processes of somebody else are at
 
 
@@ -96,7 +98,7 @@ class Elsewhere:
         self.plugins, self.jobs = plugins, jobs
         self._process: ProcessPoolExecutor | None = None
 
-    def __call__(self, function: Callable[[RunConfig], float], config: RunConfig) -> float:
+    def __call__(self, function: Callable[[RunConfig], T], config: RunConfig) -> T:
         self._process = self._process or _pool(self.jobs, self.plugins)
         try:
             return self._process.submit(function, config).result()

@@ -34,7 +34,10 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     planned = plan(config)
     if not planned.objective.trains:
         raise UsageError(f"objective {planned.objective.name} trains nothing; there is no step to time")
-    planned, splits = noisy(planned) if generated else load_splits(planned)
+    if generated:
+        splits = noisy(planned, BATCHES * planned.config.train.batch_size)
+    else:
+        planned, splits = load_splits(planned)
     device = splits.train.labels.device
     settle(planned.config.system)
     reset_peak_memory(device)
@@ -156,16 +159,17 @@ def _timed(step: Any, count: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / count
 
 
-def noisy(planned: Plan) -> tuple[Plan, Splits]:
-    """Noise of the configuration's size on its device."""
+def noisy(planned: Plan, count: int) -> Splits:
+    """`count` images of noise, of the configuration's size and on its device."""
     config = planned.config
-    count = BATCHES * config.train.batch_size
     shape = (count, config.data.in_chans, *config.data.img_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(count) % CLASSES, torch.ones(count))
     names = tuple(map(str, range(CLASSES)))
-    splits = assemble("noise", images, images.take(torch.arange(CLASSES)), classes=names, fingerprint="noise")
-    return planned, splits.to(torch.device(config.system.device))
+    splits = assemble(
+        "noise", images, images.take(torch.arange(min(count, CLASSES))), classes=names, fingerprint="noise"
+    )
+    return splits.to(torch.device(config.system.device))
 
 
 def print_step(found: dict[str, Any]) -> None:
