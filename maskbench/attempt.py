@@ -16,9 +16,11 @@ from maskbench.checkpoint import Checkpoints
 from maskbench.claim import lost
 from maskbench.collapse import signs_of_collapse
 from maskbench.data.splits import Splits
-from maskbench.errors import Failure, UsageError
+from maskbench.distributed import agreed, on_first, rank, world
+from maskbench.errors import Failure, Told, UsageError
 from maskbench.folder import write_config, write_curve, write_files
 from maskbench.interrupt import Interrupted, stoppable
+from maskbench.joining import GONE, Gone, blamed, unheard
 from maskbench.measures import about, about_data, costs, diagnostics, model_facts
 from maskbench.online import OnlineKnn
 from maskbench.plan import Plan
@@ -51,7 +53,7 @@ class Attempt:
     """Everything that this process needs to carry out a run.
 
     asked: what the probes are about. checkpoint_every: seconds; where it is None, 300, or as much more as keeps writing
-    at 1 % of the time.
+    at 1 % of the time. lease: of the run's folder, which the first process holds for all; it alone reads and writes.
     """
 
     planned: Plan
@@ -59,7 +61,7 @@ class Attempt:
     asked: Splits
     progress: Progress
     checkpoints: Checkpoints
-    lease: SoftFileLease
+    lease: SoftFileLease | None
     reporter: Reporter
     checkpoint_every: float | None
 
@@ -80,24 +82,33 @@ class Attempt:
 
     def carried_out(self) -> RunRecord:
         """Train, probe, write every file, the record last."""
-        planned, state, folder = self.planned, self.progress.state, self.planned.folder
-        for stale in ("record.json", "traceback.txt"):
-            (folder / stale).unlink(missing_ok=True)
-        write_config(planned)
+        on_first(self.begun)
         error = None
         results: list[ProbeResult] = []
         try:
             self.train()
         except Diverged as failure:
-            error = f"{failure}; {self.last_good()}"
+            error = str(failure)
         if error is None:
             self.reporter.probing()
             results = self.probed()
+        return on_first(lambda: self.written(error, results))
+
+    def begun(self) -> None:
+        """What is there of earlier attempts is no more this run's record."""
+        for stale in ("record.json", "traceback.txt"):
+            (self.planned.folder / stale).unlink(missing_ok=True)
+        write_config(self.planned)
+
+    def written(self, error: str | None, results: list[ProbeResult]) -> RunRecord:
+        """The record, after all other files. error: why it diverged; None if it did not."""
+        if error is not None:
+            error = f"{error}; {self.last_good()}"
         self.still_ours()
-        write_files(planned, self.splits, self.asked, state, results)
+        write_files(self.planned, self.splits, self.asked, self.progress.state, results)
         self.still_ours()
         record = self.record("complete" if error is None else "diverged", error, results)
-        record.write(folder / "record.json")
+        record.write(self.planned.folder / "record.json")
         if error is None:
             with suppress(OSError):  # what counts is written
                 self.checkpoints.remove()
@@ -116,20 +127,21 @@ class Attempt:
         def on_step(state: State, loss: float | None) -> None:
             nonlocal saved, interval
             self.reporter.step(state, loss)
-            if self.lease.compromise is not None:
+            if self.lease is not None and self.lease.compromise is not None:
                 self.still_ours()
-            signal, now = asked_to_stop(), time.monotonic()
-            if signal is None and now - saved < interval:
+            now = time.monotonic()
+            signal, due = agreed(asked_to_stop() or 0, now - saved >= interval)
+            if not (signal or due):
                 return
             self.progress.watch.pause()
             self.save()
             self.progress.watch.resume()
             saved = time.monotonic()
             interval = self.interval(saved - now)
-            if signal is not None:
+            if signal:
                 raise Interrupted(f"{planned.run_id} is saved at step {state.step} of {total}", signal)
 
-        with stoppable() as asked_to_stop:
+        with stoppable(patient=world() > 1) as asked_to_stop:
             self.reporter.begin(planned, splits, total)
             online = OnlineKnn(self.asked, config.system)
             pretrain(
@@ -150,15 +162,19 @@ class Attempt:
 
     def save(self) -> None:
         """A checkpoint, if the run is still ours."""
-        self.still_ours()
-        self.progress.save(self.checkpoints)
+
+        def saved() -> None:
+            self.still_ours()
+            self.progress.save(self.checkpoints)
+
+        on_first(saved)
 
     def still_ours(self) -> None:
         """TakenOver if not; FileNotFoundError where its folder is gone, lease and all."""
         folder = self.planned.folder
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-        if lost(self.lease):
+        if self.lease is None or lost(self.lease):
             raise TakenOver(
                 "lost its hold on the run, which another process may have taken over: it was silent too long"
             )
@@ -171,13 +187,17 @@ class Attempt:
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """The curve so far, and signs of collapse as they appear."""
-        self.still_ours()
-        write_curve(self.planned.folder, self.progress.state)
+        on_first(self.write_curve)
         self.reporter.epoch(row)
         for sign in signs_of_collapse(row):
             if sign not in self.progress.warnings:
                 self.reporter.note(f"{self.planned.run_id}: epoch {row['epoch']}: {sign}")
             self.progress.warnings[sign] = None
+
+    def write_curve(self) -> None:
+        """As far as it goes, if the run is still ours."""
+        self.still_ours()
+        write_curve(self.planned.folder, self.progress.state)
 
     def last_good(self) -> str:
         """Where a diverged run can be looked at as it was before."""
@@ -186,29 +206,43 @@ class Attempt:
             return "there is no checkpoint before it"
         return f"the last good checkpoint is of step {content['state']['step']}"
 
-    def failed(self, error: Exception) -> Failed:
-        """The error as one line, with the remedy; recorded where that can be written and the run is still ours."""
-        folder, config, step = self.planned.folder, self.planned.config, self.progress.state.step
-        if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(config.output):
-            reason = f"{trouble(error)}; then the same command goes on"
-        elif out_of_memory(error):
-            reason = (
-                f"out of memory at step {step} in batches of {config.train.batch_size}; try --batch-size "
-                f"{config.train.batch_size // 2}, --precision bf16 or a smaller --model"
-            )
-        elif isinstance(error, Failure):
-            reason = str(error)
-        else:
-            reason = f"{type(error).__name__} at step {step}: {error}"
+    def failed(self, error: Exception) -> Failure:
+        """The error as one line, with the remedy; recorded where that can be written and the run is still ours. Of an
+        error in several processes one speaks: Failed there, Told elsewhere."""
+        folder, trace = self.planned.folder, ""
+        reason = GONE if unheard(error) else self.reason(error)
+        if reason is None:
+            reason = f"{type(error).__name__} at step {self.progress.state.step}: {error}"
+            trace = "".join(traceback.format_exception(error))
+        first, reason, trace = blamed(reason, trace)
+        if reason == GONE:
+            return Gone(reason) if first == rank() else Told(reason)
+        if trace and self.lease is not None:
             with suppress(OSError):
-                write_atomically(folder / "traceback.txt", "".join(traceback.format_exception(error)))
-                reason += f" ({folder / 'traceback.txt'} says where)"
+                write_atomically(folder / "traceback.txt", trace)
+        if trace:
+            reason += f" ({folder / 'traceback.txt'} says where)"
         reason = " ".join(reason.split())
         record = self.record("failed", reason, [])
-        if not lost(self.lease):
+        if self.lease is not None and not lost(self.lease):
             with suppress(OSError):
                 record.write(folder / "record.json")
-        return Failed(f"{self.planned.run_id} failed: {reason}", record)
+        where = f" in process {first}" if world() > 1 else ""
+        message = f"{self.planned.run_id} failed{where}: {reason}"
+        return Failed(message, record) if first == rank() else Told(message)
+
+    def reason(self, error: Exception) -> str | None:
+        """What went wrong and what helps; None for a bug."""
+        config, step = self.planned.config, self.progress.state.step
+        if isinstance(error, OSError) and Path(error.filename or "").is_relative_to(config.output):
+            return f"{trouble(error)}; then the same command goes on"
+        if out_of_memory(error):
+            batch, parts = config.train.batch_size, config.train.accumulate
+            return (
+                f"out of memory at step {step} in batches of {batch}; try --batch-size {batch // 2}, "
+                f"--set train.accumulate={2 * parts}, --precision bf16 or a smaller --model"
+            )
+        return str(error) if isinstance(error, Failure) else None
 
     def record(
         self, status: Literal["complete", "diverged", "failed"], error: str | None, results: list[ProbeResult]

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from maskbench.budget import fitted
 from maskbench.config import RunConfig
+from maskbench.distributed import on_first, processes
 from maskbench.errors import Failure, UsageError
 from maskbench.estimate import COUNTED, Expected, expect, seconds_for
 from maskbench.executor import Elsewhere, run_in_parallel
@@ -53,10 +54,10 @@ class Campaign:
 
     def carry_out(self) -> tuple[int, list[RunRecord]]:
         """Do all that is not done yet; how many runs there are, and the records of those that have one."""
-        trials, runs = self.plan()
+        trials, runs = on_first(self.plan)
         if trials:
             records = self._go(trials)
-            runs = self._fitted(self.runs(self._choose(trials, records)))
+            runs = on_first(lambda: self._fitted(self.runs(self._choose(trials, records))))
             self._tell(trials, records)
         return len({plan(config).run_id for config in runs}), self._go(runs)
 
@@ -76,6 +77,8 @@ class Campaign:
         return _table(expect(checked_all([*trials, *runs]), seconds), runs[0].output, self.jobs)
 
     def _fitted(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
+        if processes() > 1 and any("seconds" in (config.train.budget or {}) for config in configs):
+            raise UsageError("a budget of seconds is measured in one process; give train.epochs, or budget.gflops")
         return fitted(configs, self._measure, self._epochs)
 
     def _go(self, configs: list[RunConfig]) -> list[RunRecord]:

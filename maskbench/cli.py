@@ -10,8 +10,9 @@ import typer
 
 from maskbench import __version__
 from maskbench.commands import bench, encoders, plan, rerun, results, run, strategies
-from maskbench.errors import Failure, UsageError
+from maskbench.errors import Failure, Told, UsageError
 from maskbench.interrupt import Interrupted
+from maskbench.launch import launched
 
 app = typer.Typer(
     name="maskbench",
@@ -28,7 +29,7 @@ INTERRUPTED = 130  # a shell's code for Ctrl-C
 
 def main() -> None:
     """Run the command line; mistakes are one line on stderr."""
-    warnings.showwarning = lambda message, *_, **__: print(f"maskbench: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: _warn(str(message))
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
     code: Any
     try:
@@ -38,6 +39,8 @@ def main() -> None:
     except usage_error as error:
         message = error.format_message()
         code = 2 if "no_args" in type(error).__name__.lower() or not message else _say(message, 2)
+    except Told:
+        code = 1
     except Failure as error:
         code = _say(str(error), 1)
     except Interrupted as interruption:
@@ -49,7 +52,16 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _warn(message: str) -> None:
+    if launched().first:
+        print(f"maskbench: {message}", file=sys.stderr)
+
+
 def _say(message: str, code: int) -> int:
+    """One line. Of several processes that find the same mistake, one on each machine tells it; a failure is told by the
+    process that it met."""
+    if code != 1 and launched().local_rank:
+        return code
     with suppress(OSError):  # nobody may be left to read it
         print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -101,6 +101,7 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     weight_decay_end: Annotated[float, Field(ge=0)] | None = None  # where a half cosine takes it; None: it stays
     betas: tuple[float, float] = (0.9, 0.95)
+    accumulate: Annotated[int, Field(ge=1)] = 1  # parts of a batch, one after the other; not part of a run's identity
     clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = 0.996
     online_every: Annotated[int, Field(ge=1)] = 10  # epochs between k-NN readings on the validation part
@@ -168,7 +169,7 @@ class RunConfig(Section):
         """hash8: what makes two runs the same but for seed, machine and place. Settings that are None stay out, so that
         a later version's new options leave the names of finished runs as they are."""
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
-        del content["system"]["device"]
+        del content["system"]["device"], content["train"]["accumulate"]
         if self.objective.name == "external":  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
         content["data"].pop("data_dir", None)

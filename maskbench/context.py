@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from maskbench import distributed
 from maskbench.draws import Draws, keys
 from maskbench.grid import Grid
 
@@ -112,3 +113,7 @@ class Context:
         inside = row % group
         away = 1 + self.integers(max(group - 1, 1), 1)[:, 0]
         return row - inside + (inside + away) % group
+
+    def gather(self, values: Tensor) -> Tensor:
+        """(batch_size, ...) of values (B, ...): all rows of the global batch, with gradients, for losses over pairs."""
+        return distributed.gather(values)

@@ -15,6 +15,10 @@ class Failure(RuntimeError):
     message is one line and holds the remedy; the CLI exits with 1."""
 
 
+class Told(Failure):
+    """A failure that another process of the same run tells; this one is silent."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not among `known`: the nearest ones, then all if they are few."""
     known = sorted(known)

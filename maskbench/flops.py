@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from maskbench import distributed
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.pretrain import State, outcome_of
@@ -23,7 +24,7 @@ def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strat
     state as it was, but for gradients, which are dropped.
     """
     index = torch.arange(min(SAMPLE, len(splits.train)), device=splits.train.labels.device)
-    with _counting(config, state) as counter:
+    with distributed.alone(), _counting(config, state) as counter:
         watch = Stopwatch(index.device)
         _, outcome = outcome_of(config, splits, strategy, state, index, epoch=0, progress=0.5, watch=watch)
         outcome.loss.backward()

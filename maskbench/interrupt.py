@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from maskbench.launch import launched
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -22,12 +24,13 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], int | None]]:
+def stoppable(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
     """Within the block, the first signal does no more than that the yielded function returns its number.
 
-    The second acts as it would outside: it stops the process at once. Signals that were ignored stay ignored. Outside
-    the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by Interrupted
-    although a signal came raises Interrupted, so that none is lost.
+    The second acts as it would outside: it stops the process at once; but where patient, none after the first is heard,
+    for torchrun passes on what its processes have heard from the terminal. Signals that were ignored stay ignored.
+    Outside the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by
+    Interrupted although a signal came raises Interrupted, so that none is lost.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -35,13 +38,16 @@ def stoppable() -> Iterator[Callable[[], int | None]]:
 
     def restore() -> None:
         for number in ours:
-            signal.signal(number, before[number])
+            signal.signal(number, signal.SIG_IGN if asked and patient else before[number])
 
     def hear(number: int, _: FrameType | None) -> None:
         asked.append(number)
-        restore()
+        if not patient:
+            restore()
+        elif len(asked) > 1 or not launched().first:
+            return
         with suppress(OSError):  # whoever read it may have been stopped too
-            os.write(2, b"\nmaskbench: saving after this step; once more stops at once\n")
+            os.write(2, b"\nmaskbench: saving after this step" + b"; once more stops at once" * (not patient) + b"\n")
 
     if threading.current_thread() is not threading.main_thread():
         ours = set()
@@ -50,7 +56,7 @@ def stoppable() -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: asked[0] if asked else None
     except Exception as error:
-        if asked:
+        if asked and not patient:  # else another process says what happened
             raise Interrupted("stopped", asked[0]) from error
         raise
     finally:

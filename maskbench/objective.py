@@ -24,13 +24,15 @@ class Examples:
     """What a step gives an objective.
 
     views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
-    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone.
+    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. last: False where other
+    parts of the same batch follow before the step is made.
     """
 
     views: tuple[View, ...]
     clean: tuple[Tensor, ...]
     labels: Tensor
     local: tuple[Tensor, ...] = ()
+    last: bool = True
 
     @property
     def view(self) -> View:
@@ -88,6 +90,7 @@ class Objective(Component, ABC):
     What decides which strategies fit (maskbench.fit): learns_from: the least that it needs, hidden tokens ("tokens"),
     those or degraded pixels ("pixels"), or several crops of an image, which may be clean ("crops"); paints: it predicts
     pixels, so it honours a view's terms and measures each patch's loss.
+    couples: its loss compares the images of a batch with each other, so it is not the mean of the losses of parts.
     """
 
     control: ClassVar[bool] = False
@@ -95,6 +98,7 @@ class Objective(Component, ABC):
     needs_labels: ClassVar[bool] = False
     learns_from: ClassVar[LearnsFrom] = "pixels"
     paints: ClassVar[bool] = True
+    couples: ClassVar[bool] = False
 
     @property
     def told_level(self) -> bool:

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+
+def precise(values: Tensor) -> Tensor:
+    """In float32 at least, which losses are computed in: half precision is widened, float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Outcome(NamedTuple):

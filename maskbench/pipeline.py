@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -10,6 +12,7 @@ from maskbench.checkpoint import Checkpoints
 from maskbench.claim import POLL_S, Busy, claim
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
+from maskbench.distributed import first_alone, on_first, together, world
 from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished, tidy, writable
 from maskbench.plan import Plan, asked_about, build, load_splits, plan, preflight
@@ -54,12 +57,13 @@ def run_all(
 ) -> list[RunRecord]:
     """Every run, each once, however many processes ask for the same: what another one is at is put off to the end.
 
-    All are checked before the first is started; one that diverges or fails does not stop the others.
+    All are checked before the first is started; one that diverges or fails does not stop the others, but where several
+    processes share each run: there a failed one does.
     """
     reporter = reporter or Reporter()
-    missing = {planned.run_id: planned for planned in checked_all(configs)}
+    missing = {planned.run_id: planned for planned in together(partial(checked_all, configs))}
     for planned in missing.values() if force else ():
-        forget(planned)
+        on_first(partial(forget, planned))
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
     told: set[str] = set()
     while missing:
@@ -68,6 +72,8 @@ def run_all(
             try:
                 records[run_id] = attempted(planned, reporter, checkpoint_every, None)
             except Failed as failure:
+                if world() > 1:  # those that were left in the middle of a step do not come back
+                    raise
                 reporter.note(str(failure))
                 records[run_id] = failure.record
             except Busy as holder:
@@ -121,25 +127,34 @@ def attempted(
 ) -> RunRecord:
     """The run's record: read where it is finished, else made, by this process alone. wait: see `claim`."""
     folder = planned.folder
-    record = finished(folder)
+    record = on_first(partial(done, planned, reporter))
     if record is not None:
-        if record.status == "complete":
-            tidy(folder)
-        reporter.note(f"{planned.run_id} is done already; --force repeats it")
         return record
-    writable(folder)
     try:
-        with claim(folder, waiting=wait) as lease:
-            record = finished(folder)
+        with ExitStack() as held:
+            lease = first_alone(lambda: held.enter_context(claim(folder, waiting=wait)))
+            record = on_first(lambda: finished(folder))
             if record is not None:  # by whoever was waited for
                 return record
-            remove_partial(folder)
+            on_first(lambda: remove_partial(folder))
             checkpoints = Checkpoints(folder)
-            planned, splits = load_splits(planned)
+            planned, splits = together(partial(load_splits, planned))
             asked, progress = asked_about(planned, splits), begin(planned, splits)
             return Attempt(planned, splits, asked, progress, checkpoints, lease, reporter, checkpoint_every)()
     except OSError as error:
         raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
+
+
+def done(planned: Plan, reporter: Reporter) -> RunRecord | None:
+    """The record of a finished run; None where it is to be done, and its folder can be written to."""
+    record = finished(planned.folder)
+    if record is None:
+        writable(planned.folder)
+        return None
+    if record.status == "complete":
+        tidy(planned.folder)
+    reporter.note(f"{planned.run_id} is done already; --force repeats it")
+    return record
 
 
 def begin(planned: Plan, splits: Splits) -> Progress:

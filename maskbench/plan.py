@@ -20,6 +20,7 @@ from maskbench.errors import UsageError
 from maskbench.fit import unfit
 from maskbench.grid import Grid
 from maskbench.objective import Objective
+from maskbench.parts import refusal
 from maskbench.pretrain import State, context_for, degraded, new_state
 from maskbench.probe import Probe
 from maskbench.strategy import Strategy
@@ -114,6 +115,10 @@ def load_splits(planned: Plan) -> tuple[Plan, Splits]:
     if len(splits.train) < config.train.batch_size:
         smaller = config.train.model_copy(update={"batch_size": len(splits.train)})
         planned = replace(planned, config=config.model_copy(update={"train": smaller}))
+    train = planned.config.train
+    reason = refusal(train.batch_size, train.accumulate) if planned.objective.trains else None
+    if reason is not None:
+        raise UsageError(reason)
     return planned, splits.to(torch.device(config.system.device))
 
 
@@ -169,6 +174,12 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
         refusal = probe.refuses(state.head.encoder, asked)
         if refusal is not None:
             raise UsageError(refusal)
+    if planned.config.train.accumulate > 1 and (planned.objective.couples or state.learns_to_mask):
+        name = planned.objective.name if planned.objective.couples else planned.strategy.name
+        raise UsageError(
+            f"{name} compares the images of a batch with each other, so a batch cannot come in parts; "
+            f"drop train.accumulate, or share the batch among processes with torchrun"
+        )
     try:
         view = pictured(planned, splits, state)[1]
     except ValueError as error:

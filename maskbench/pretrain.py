@@ -1,20 +1,23 @@
 """THE loop: batches, crops, views, steps. Everything random in it is keyed by (seed, stream, epoch, sample)."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from maskbench import distributed
 from maskbench.config import RunConfig
 from maskbench.context import Context
 from maskbench.crops import Batch, full_crops, local_crops
 from maskbench.data.splits import Splits
 from maskbench.draws import Draws, keys, seed_for
 from maskbench.objective import Examples, Head, Outcome
+from maskbench.parts import Part, cut, joint, whole
 from maskbench.strategy import Strategy
 from maskbench.system import autocast
 from maskbench.teacher import SIGNALS as TEACHER_SIGNALS
@@ -46,6 +49,11 @@ class State:
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # over the epoch under way
     log_sums: dict[str, Tensor] = field(default_factory=dict)  # likewise
     ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # n, sum, sum of squares
+
+    @property
+    def learns_to_mask(self) -> bool:
+        """Whether the strategy has a network in training, whose own loss may compare images with each other."""
+        return self.module is not None and any(each.requires_grad for each in self.module.parameters())
 
     def _parts(self) -> dict[str, Any]:
         named = {"head": self.head, "optimizer": self.optimizer, "module": self.module, "teacher": self.teacher}
@@ -110,6 +118,7 @@ def pretrain(
     on_step: called after each step, with the loss where it has been looked at. on_epoch: with each row of the curve.
     """
     train, images, head = config.train, splits.train, state.head
+    learner = distributed.parallel(Learner(head, strategy, state.module))
     per_epoch = steps_per_epoch(config, len(images))
     total = train.epochs * per_epoch
     first_timed = state.step + min(WARMUP_STEPS, (total - state.step) // 2)
@@ -121,10 +130,11 @@ def pretrain(
             if state.step == first_timed:
                 watch.restart()
             index = order[place * train.batch_size : (place + 1) * train.batch_size]
-            view, outcome = outcome_of(config, splits, strategy, state, index, epoch, state.step / total, watch)
-            with watch.phase("backward"):
-                state.optimizer.zero_grad(set_to_none=True)
-                outcome.loss.backward()
+            shown = [
+                shown_of(config, splits, strategy, state, part, epoch, state.step / total, watch)
+                for part in cut(index, train.accumulate)
+            ]
+            outcomes = learn(config, state, learner, shown, watch)
             with watch.phase("optimizer"):
                 update(config, state, per_epoch)
                 head.after_step((state.step + 1) / total)
@@ -134,7 +144,7 @@ def pretrain(
             state.step += 1
             watch.steps += 1
             look = place % CHECK_EVERY == 0 or place == per_epoch - 1
-            on_step(state, _tally(state, view, outcome, look=look))
+            on_step(state, _tally(state, shown, outcomes, look=look))
         watch.pause()
         row = {
             "epoch": epoch + 1,
@@ -153,6 +163,30 @@ def pretrain(
         state.log_sums.clear()
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A part of a batch as the objective gets it, and what the strategy was given for each of its crops."""
+
+    part: Part
+    given: Examples
+    contexts: Sequence[Context]
+
+
+class Learner(nn.Module):
+    """From views to the loss: everything that gradients reach, for DistributedDataParallel to look after."""
+
+    def __init__(self, head: Head, strategy: Strategy, module: nn.Module | None) -> None:
+        super().__init__()
+        self.head, self.strategy, self.module = head, strategy, module
+
+    def forward(self, given: Examples, contexts: Sequence[Context]) -> Outcome:
+        outcome: Outcome = self.head(given)
+        each = zip(given.views, contexts, strict=True)
+        extra = [self.strategy.loss(view, outcome, context) for view, context in each]
+        loss = torch.stack([outcome.loss, *(more for more in extra if more is not None)]).sum()
+        return outcome._replace(loss=loss)
+
+
 def outcome_of(
     config: RunConfig,
     splits: Splits,
@@ -164,7 +198,22 @@ def outcome_of(
     watch: Stopwatch,
 ) -> tuple[View, Outcome]:
     """From the numbers of a batch's images to the loss: crops, views, objective; and the first crop's view."""
-    head = state.head
+    shown = shown_of(config, splits, strategy, state, Part(index, 0, len(index)), epoch, progress, watch)
+    return shown.given.views[0], outcome_from(config, state, Learner(state.head, strategy, state.module), shown, watch)
+
+
+def shown_of(
+    config: RunConfig,
+    splits: Splits,
+    strategy: Strategy,
+    state: State,
+    part: Part,
+    epoch: int,
+    progress: float,
+    watch: Stopwatch,
+) -> Shown:
+    """From the numbers of a part's images to what the objective is shown: crops and views."""
+    head, index = state.head, part.index
     with watch.phase("data"):
         taken = splits.train.take(index)
     with watch.phase("augment"):
@@ -174,14 +223,36 @@ def outcome_of(
     with watch.phase("teacher"), autocast(config.system):
         head.prepare(clean, progress)
     with watch.phase("mask"):
-        contexts = [context_for(config, strategy, state, batch, epoch, progress) for batch in batches]
+        contexts = [context_for(config, strategy, state, batch, epoch, progress, part) for batch in batches]
         views = tuple(map(partial(degraded, strategy), batches, contexts))
+    return Shown(part, Examples(views, clean, taken.labels, local), contexts)
+
+
+def learn(
+    config: RunConfig, state: State, learner: nn.Module, shown: Sequence[Shown], watch: Stopwatch
+) -> list[Outcome]:
+    """The outcomes of the parts, without their graphs; gradients of the batch's loss replace older ones."""
+    with watch.phase("backward"):
+        state.optimizer.zero_grad(set_to_none=True)
+    with watch.phase("mask"):
+        given = whole([each.given for each in shown])
+    outcomes = []
+    for each, examples in zip(shown, given, strict=True):
+        with nullcontext() if examples.last else distributed.unsynced(learner):
+            outcome = outcome_from(config, state, learner, replace(each, given=examples), watch)
+            with watch.phase("backward"):
+                outcome.loss.backward(torch.full_like(outcome.loss, 1 / len(shown)))
+        outcomes.append(Outcome(outcome.loss.detach(), logs=outcome.logs))
+    return outcomes
+
+
+def outcome_from(config: RunConfig, state: State, learner: nn.Module, shown: Shown, watch: Stopwatch) -> Outcome:
+    """What the objective, and the strategy, make of what is shown."""
+    place = [shown.part.start] * (shown.part.start > 0)
     with watch.phase("forward"), autocast(config.system):
-        torch.manual_seed(seed_for(config.seed, "dropout", state.step))  # for models that drop anything
-        outcome: Outcome = head(Examples(views, clean, taken.labels, local))
-        extra = [strategy.loss(view, outcome, context) for view, context in zip(views, contexts, strict=True)]
-        loss = torch.stack([outcome.loss, *(more for more in extra if more is not None)]).sum()
-    return views[0], outcome._replace(loss=loss)
+        torch.manual_seed(seed_for(config.seed, "dropout", state.step, *place))  # for models that drop anything
+        outcome: Outcome = learner(shown.given, shown.contexts)
+    return outcome
 
 
 def update(config: RunConfig, state: State, per_epoch: int) -> None:
@@ -203,13 +274,16 @@ def half_cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def _tally(state: State, view: View, outcome: Outcome, look: bool) -> float | None:
+def _tally(state: State, shown: Sequence[Shown], outcomes: Sequence[Outcome], look: bool) -> float | None:
     """Add a step to the running sums; the loss as a number where it is looked at, always on CPU."""
-    ratio, loss = realised_ratio(view, state.head.encoder.grid).double(), outcome.loss.detach()
+    grid = state.head.encoder.grid
+    ratio = torch.cat([realised_ratio(each.given.views[0], grid).double() for each in shown])
+    loss, logs = joint(outcomes)
     state.loss_sum += loss
-    for name, log in outcome.logs.items():
+    for name, log in logs.items():
         state.log_sums[name] = log + state.log_sums[name] if name in state.log_sums else log
-    state.ratio_sums += torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum()])
+    sums = torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum()])
+    state.ratio_sums += distributed.total(sums)
     if not look and loss.device.type != "cpu":
         return None
     value = loss.item()
@@ -236,9 +310,16 @@ def degraded(strategy: Strategy, batch: Batch, context: Context) -> View:
 
 
 def context_for(
-    config: RunConfig, strategy: Strategy, state: State, batch: Batch, epoch: int, progress: float
+    config: RunConfig,
+    strategy: Strategy,
+    state: State,
+    batch: Batch,
+    epoch: int,
+    progress: float,
+    part: Part | None = None,
 ) -> Context:
-    """What the strategy is given. Signals are computed when it asks, so their time is the strategy's."""
+    """What the strategy is given. Signals are computed when it asks, so their time is the strategy's. part: which rows
+    of the batch these are; all of them if it is not given."""
     encoder, teacher = state.head.encoder, state.teacher
     images, index = batch.images, batch.index
     signals: dict[str, Tensor | Callable[[], Tensor]] = {}
@@ -267,6 +348,8 @@ def context_for(
         epoch=epoch,
         step=state.step,
         progress=progress,
+        rows=None if part is None else torch.arange(part.start, part.start + len(index), device=index.device),
+        batch_size=None if part is None else part.size,
         module=state.module,
         signals=signals,
         crop=batch.crop,

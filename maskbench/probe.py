@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskbench import distributed
 from maskbench.component import Component
 from maskbench.config import System
 from maskbench.data.augment import central_boxes, resample
@@ -64,9 +65,10 @@ class Subject:
     seed: int = 0
     _known: dict[int, dict[str, Features]] = field(default_factory=dict, init=False, repr=False)
 
-    def extract(self, images: Images, read: Read | None = None) -> dict[str, Tensor]:
-        """What `read`, which calls the encoder, says of clean images; their pooled features if it is not given."""
-        return extract(self.encoder, images, self.splits, self.system, read)
+    def extract(self, images: Images, read: Read | None = None, *, shared: bool = True) -> dict[str, Tensor]:
+        """What `read`, which calls the encoder, says of clean images; their pooled features if it is not given. shared:
+        False for one that must be called with all images, in order."""
+        return extract(self.encoder, images, self.splits, self.system, read, shared=shared)
 
     def features(self, blocks: int = 1) -> dict[str, Features]:
         """By pooling, the concatenated features of the last `blocks` blocks of every image, each encoded once."""
@@ -153,16 +155,25 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 @torch.inference_mode()
 def extract(
-    encoder: Encoder, images: Images, splits: Splits, system: System, read: Read | None = None
+    encoder: Encoder,
+    images: Images,
+    splits: Splits,
+    system: System,
+    read: Read | None = None,
+    *,
+    shared: bool = True,
 ) -> dict[str, Tensor]:
     """What `read` says of clean images, centrally cropped, while the encoder is in eval mode; by default its features
-    (n, D) float32 by pooling."""
+    (n, D) float32 by pooling. shared: each process reads whole batches, the same as one process would; all get all."""
     read = read or encoder.pooled
     training = encoder.training
     encoder.eval()
     size, device = encoder.grid.image_size, encoder.mask_token.device
     found: dict[str, Tensor] = {}
-    for index in torch.arange(len(images)).split(max(1, TOKENS[device.type == "cuda"] // encoder.grid.size)):
+    batches = torch.arange(len(images)).split(max(1, TOKENS[device.type == "cuda"] // encoder.grid.size))
+    bounds = distributed.shares(len(batches)) if shared else None
+    start, end = (0, len(batches)) if bounds is None else bounds[distributed.rank()]
+    for index in batches[start:end]:
         batch = images.take(index.to(images.labels.device)).to(device)
         with autocast(system):
             said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
@@ -172,4 +183,8 @@ def extract(
                 found[name] = values.new_empty(len(images), *values.shape[1:])
             found[name][index[0] : index[-1] + 1] = values
     encoder.train(training)
+    if bounds is not None:
+        rows = [(int(batches[start][0]), int(batches[end - 1][-1]) + 1) for start, end in bounds]
+        for values in found.values():
+            distributed.exchange(values, rows)
     return found

@@ -8,15 +8,21 @@ from typing import Any
 import torch
 
 from maskbench.checkpoint import Checkpoints
+from maskbench.distributed import on_first
 from maskbench.errors import UsageError
 from maskbench.pretrain import Diverged, State
 from maskbench.system import peak_memory_mib
 from maskbench.timing import Stopwatch
 
 FORMAT = 1  # of a checkpoint: raise it when what it holds changes
-ELSEWHERE = ("output", "system.device", "data.data_dir")  # what a run may be resumed with another value of
+ELSEWHERE = (
+    "output",
+    "system.device",
+    "data.data_dir",
+    "train.accumulate",
+)  # what a run may be resumed with another value of
 MOVED = "resumed elsewhere"  # how a warning begins
-MACHINE = ("versions", "cpu", "gpu", "device", "threads")  # what of the environment moves the last digits
+MACHINE = ("versions", "cpu", "gpu", "device", "threads", "processes")  # what of the environment moves the last digits
 
 
 @dataclass
@@ -75,7 +81,7 @@ class Progress:
 
     def resume(self, checkpoints: Checkpoints, note: Callable[[str], None]) -> bool:
         """Go on from the newest checkpoint, if there is one. UsageError where it is another configuration's."""
-        content = checkpoints.load(note)
+        content = on_first(lambda: checkpoints.load(note))
         if content is None:
             return False
         if content.get("format") != FORMAT:

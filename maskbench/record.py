@@ -81,6 +81,8 @@ def environment(resolved: dict[str, Any]) -> dict[str, Any]:
     """Versions, source revision and machine, beside the `resolved` device, precision and so on."""
     import torch
 
+    from maskbench import distributed
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -97,6 +99,7 @@ def environment(resolved: dict[str, Any]) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": distributed.world(),
         "gpu": gpu,
     }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from maskbench.grid import Grid
+from maskbench.outcome import precise
 from maskbench.view import Term, View
 
 Normalise = Literal["none", "patch", "patch-channel"]
@@ -53,7 +54,8 @@ def recovery_loss(
     for term in view.terms:
         errors, weight = _errors(prediction, term, grid, normalise, error)
         weight = weight.expand(errors.shape)
-        total = total + term.scale * (weight * errors).sum() / weight.sum().clamp_min(1e-8)
+        whole = weight.sum() if term.density is None else term.density * errors.numel()
+        total = total + term.scale * (weight * errors).sum() / whole.clamp_min(1e-8)
         if term is view.terms[0] and term.warp is None:
             patch_loss = grid.patchify(errors.detach()).mean(-1)
     return total, patch_loss
@@ -63,7 +65,7 @@ def _errors(prediction: Tensor, term: Term, grid: Grid, normalise: Normalise, er
     """Elementwise errors in the geometry of comparison, and the weight, broadcastable to them."""
     target, weight = term.target, term.weight
     assert target is not None and weight is not None, "the view is complete"
-    target = normalised(target.float(), grid.patch, normalise)
+    target = normalised(precise(target), grid.patch, normalise)
     if term.warp is not None:
         prediction = term.warp(prediction)
         target = term.warp(target) if term.warp_target else target

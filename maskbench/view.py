@@ -20,6 +20,8 @@ class Term:
         nothing.
     warp: maps a predicted image (B, C, H, W) to the geometry in which it is compared; differentiable.
     warp_target: the normalised target goes through `warp` too.
+    density: set by the harness where the view is a part of a batch: the mean weight over all parts, which takes the
+        place of this part's, so that the mean of the parts' losses is the loss of the batch.
     """
 
     target: Tensor | None = None
@@ -27,6 +29,7 @@ class Term:
     warp: Callable[[Tensor], Tensor] | None = None
     warp_target: bool = False
     scale: float = 1.0
+    density: Tensor | None = None
 
 
 @dataclass(frozen=True)

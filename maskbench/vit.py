@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maskbench.errors import UsageError, unknown
 from maskbench.grid import Grid
+from maskbench.outcome import precise
 from maskbench.view import View
 
 
@@ -170,15 +171,15 @@ class Encoder(nn.Module):
         return found
 
     def pool(self, encoded: Encoded) -> dict[str, Tensor]:
-        """Features (B, D) float32 by name: "mean" over the patches that are there, "cls"."""
-        patches = encoded.patches.float()
+        """Features (B, D) float32 at least by name: "mean" over the patches that are there, "cls"."""
+        patches = precise(encoded.patches)
         if encoded.valid is None:
             features = {"mean": patches.mean(1)}
         else:
-            valid = encoded.valid[..., None].float()
+            valid = encoded.valid[..., None].to(patches.dtype)
             features = {"mean": (patches * valid).sum(1) / valid.sum(1).clamp_min(1)}
         if self.vit.cls_token is not None:
-            features["cls"] = encoded.prefix[:, 0].float()
+            features["cls"] = precise(encoded.prefix[:, 0])
         return features
 
     def attention_bias(self, valid: Tensor) -> Tensor:

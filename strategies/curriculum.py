@@ -58,7 +58,7 @@ class Curriculum(Strategy):
 
     def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
         assert isinstance(context.module, RatingNetwork), "made by build"
-        rating = context.module.latest
+        rating = context.gather(context.module.latest)
         undecided = torch.exp(-((rating - rating.detach().round()) ** 2) / (2 * 0.12**2))
         share = 1 - self.ratio
         alike = torch.exp(-0.1 * torch.cdist(rating, rating)).sum() - len(rating)  # without each image and itself

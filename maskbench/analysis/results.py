@@ -211,6 +211,7 @@ def _settings(record: RunRecord) -> dict[str, str]:
     if record.config["train"].get("budget") is not None:
         config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}
     config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
+    config["train"] = {key: value for key, value in config["train"].items() if key != "accumulate"}
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: Any) -> None:

@@ -14,6 +14,7 @@ import typer
 
 from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
+from maskbench.launch import launched
 from maskbench.storage import BROKEN, trouble
 
 T = TypeVar("T")
@@ -58,8 +59,9 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as interruption:
+        many = ", in any number of processes" if launched().world > 1 else ""
         again = shlex.join(["maskbench", *(word for word in sys.argv[1:] if word != "--force")])
         number = getattr(interruption, "signal", signal.SIGINT)
-        raise Interrupted(f"{str(interruption) or 'stopped'}; to go on: {again}", number) from None
+        raise Interrupted(f"{str(interruption) or 'stopped'}; to go on{many}: {again}", number) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -12,8 +12,10 @@ import typer
 from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
 from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
+from maskbench.launch import launched
 
 if TYPE_CHECKING:
+    from maskbench import config as settings_of
     from maskbench.campaign import Campaign, Choose
     from maskbench.record import RunRecord
     from maskbench.reporter import Reporter
@@ -126,27 +128,29 @@ def run(
         tried, configs = [], settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds or "0"))
         runs = lambda _: configs  # noqa: E731  # nothing is left to choose
     first = runs(None)[0]
+    together = launched()
+    if together.world > 1 and jobs > 1:
+        raise UsageError(f"{together.world} processes share each run here; drop --jobs {jobs}, or start one process")
     if print_config:
         import yaml
 
-        print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False), end="")
+        print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False) if together.first else "", end="")
         return
-    if download:
+    if download and together.local_rank == 0:  # the others wait where they meet
         wanted = [each.data for each in runs(None)]
         _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
     from maskbench.campaign import Campaign
-    from maskbench.reporter import Terminal
+    from maskbench.reporter import Reporter, Terminal
     from maskbench.tracking import trackers
 
     followed = track.split(",") if track else []
     trackers(followed)  # refused before anything is planned
-    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, Terminal(), followed)
-    if dry_run:
+    reporter = Terminal() if together.first else Reporter()
+    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, reporter, followed * together.first)
+    if not dry_run:
+        _carry_out(campaign, first, as_json, told=suite is not None)
+    elif together.first:
         print(campaign.told())
-        return
-    if suite is not None:
-        campaign.reporter.note(campaign.told())
-    _carry_out(campaign, Path(first.output), as_json)
 
 
 def _fetch(places: set[tuple[str, str | None]]) -> None:
@@ -158,11 +162,18 @@ def _fetch(places: set[tuple[str, str | None]]) -> None:
             fetch(name, folder)
 
 
-def _carry_out(campaign: "Campaign", output: Path, as_json: bool) -> None:
-    """Do what is not done yet and show it; exit code 1 where a run is missing or not complete."""
-    with resumable():
+def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bool, *, told: bool) -> None:
+    """Do what is not done yet and show it; exit code 1 where a run is missing or not complete. told: the plan is shown
+    first."""
+    from maskbench.distributed import on_first
+    from maskbench.joining import joined
+
+    with resumable(), joined(first.system.device):
+        if told:
+            on_first(lambda: campaign.reporter.note(campaign.told()))
         expected, records = campaign.carry_out()
-    show_results(output, records, campaign.reporter, as_json)
+    if launched().first:
+        show_results(Path(first.output), records, campaign.reporter, as_json)
     if len(records) < expected or any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from maskbench.distributed import BatchNorm1d, mean, standardised
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
+from maskbench.outcome import precise
 from maskbench.siamese import TwoCrops
 from maskbench.view import View
 from maskbench.vit import Encoded, Encoder
@@ -32,6 +33,7 @@ class Barlow(TwoCrops):
 
     learns_from: ClassVar[LearnsFrom] = "crops"
     paints: ClassVar[bool] = False
+    couples: ClassVar[bool] = True
 
     width: Width = 8192
     layers: Annotated[int, Field(ge=1)] = 3
@@ -49,7 +51,7 @@ class BarlowHead(Head):
         width = encoder.width * (1 if encoder.vit.cls_token is None else 2)
         parts: list[nn.Module] = []
         for _ in range(barlow.layers - 1):
-            parts += [nn.Linear(width, barlow.width, bias=False), nn.BatchNorm1d(barlow.width), nn.ReLU()]
+            parts += [nn.Linear(width, barlow.width, bias=False), BatchNorm1d(barlow.width), nn.ReLU()]
             width = barlow.width
         self.project = nn.Sequential(*parts, nn.Linear(width, barlow.width, bias=False))
 
@@ -63,15 +65,15 @@ class BarlowHead(Head):
     def features(self, view: View) -> Tensor:
         """(B, width) float32 projected features of what the view leaves."""
         encoded: Encoded = self.encoder(view.images, view.present, view.replaced, view.length)
-        projected: Tensor = self.project(torch.cat(list(self.encoder.pool(encoded).values()), 1))
-        return projected.float()
+        return precise(self.project(torch.cat(list(self.encoder.pool(encoded).values()), 1)))
 
 
 def correlation_errors(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared distance of the cross-correlation of two (B, D) from the identity, on the diagonal and off it."""
+    """The squared distance of the cross-correlation of two (B, D), over all processes' rows, from the identity, on the
+    diagonal and off it."""
     with torch.autocast(first.device.type, enabled=False):  # in bf16 a diagonal near 1 has no gradient left
-        first, second = (F.batch_norm(features, None, None, training=True) for features in (first, second))
-        correlation = first.T @ second / len(first)
+        first, second = standardised(first), standardised(second)
+        correlation = mean(first.T @ second / len(first))
         diagonal = correlation.diagonal()
         squared = diagonal.square().sum()
         return (diagonal - 1).square().sum(), correlation.square().sum() - squared

@@ -9,6 +9,7 @@ from torch import nn
 
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, register
+from maskbench.outcome import precise
 from maskbench.vit import Encoder
 
 
@@ -60,4 +61,4 @@ class Classifier(Head):
 
     def forward(self, given: Examples) -> Outcome:
         features = torch.cat(list(self.encoder.pooled(given.view.images).values()), 1)
-        return Outcome(F.cross_entropy(self.classify(features).float(), given.labels))
+        return Outcome(F.cross_entropy(precise(self.classify(features)), given.labels))

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from maskbench import distributed
 from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
+from maskbench.outcome import precise
 from maskbench.siamese import TwoCrops
 from maskbench.teacher import Teacher
 from maskbench.vit import Encoded, Encoder, raster_order
@@ -139,6 +141,7 @@ class DistillationHead(Head):
         self.given, self.recipe = given, recipe
         self.student = Student(encoder, given)
         self.teacher = Teacher(self.student, given.momentum)
+        self._answered: dict[int, tuple[list[Tensor], list[int]]] = {}  # means and counts of a batch's parts so far
         self.class_centre: Tensor
         self.patch_centre: Tensor
         self.register_buffer("class_centre", torch.zeros(given.prototypes))
@@ -177,10 +180,10 @@ class DistillationHead(Head):
         seen = [self.encoder.with_mask_tokens(view) for view in given.views]
         tokens = [encoded.prefix[:, 0] for encoded in seen]
         tokens += [self.encoder(images).prefix[:, 0] for images in given.local]
-        answers = [self.student.of_class(token, frozen=self.frozen).float() for token in tokens]
+        answers = [precise(self.student.of_class(token, frozen=self.frozen)) for token in tokens]
         with torch.no_grad():
             taught = [self.teacher.look(images)[0] for images in given.clean]
-            known = [self.taught.of_class(encoded.prefix[:, 0]).float() for encoded in taught]
+            known = [precise(self.taught.of_class(encoded.prefix[:, 0])) for encoded in taught]
             targets = [((answer - self.class_centre) / self.temperature).softmax(-1) for answer in known]
         loss = self.class_loss(answers, targets)
         logs = {"loss/class": loss.detach(), **entropies(torch.cat(targets))}
@@ -189,7 +192,7 @@ class DistillationHead(Head):
             logs["loss/token"] = token_loss.detach()
             loss = loss + self.given.token_weight * token_loss
         if self.training:
-            self._centre(self.class_centre, torch.cat(known))
+            self._centre(self.class_centre, torch.cat(known), given.last)
         return Outcome(loss, logs=logs)
 
     def class_loss(self, answers: list[Tensor], targets: list[Tensor]) -> Tensor:
@@ -213,15 +216,15 @@ class DistillationHead(Head):
             even = view.length is not None and view.thrown is None and view.replaced is None
             count = hidden.shape[1] - (view.length or 0) if even else None
             with torch.no_grad():
-                answer = teach(_picked(teacher.patches, hidden, count)).float()
+                answer = precise(teach(_picked(teacher.patches, hidden, count)))
                 target = ((answer - self.patch_centre) / self.token_temperature).softmax(-1)
                 known.append(answer)
-            predicted = project(_picked(student.patches, hidden, count), frozen=self.frozen).float()
+            predicted = precise(project(_picked(student.patches, hidden, count), frozen=self.frozen))
             errors = predicted.new_zeros(hidden.shape)
             errors = errors.masked_scatter(hidden, cross_entropy(predicted / ibot.student_temperature, target))
             losses.append((errors.sum(1) / hidden.sum(1).clamp_min(1)).mean())
         if self.training:
-            self._centre(self.patch_centre, torch.cat(known))
+            self._centre(self.patch_centre, torch.cat(known), given.last)
         return torch.stack(losses).mean()
 
     def after_step(self, progress: float) -> None:
@@ -231,9 +234,14 @@ class DistillationHead(Head):
         self.teacher.update(self.student)
 
     @torch.no_grad()
-    def _centre(self, centre: Tensor, answers: Tensor) -> None:
-        if len(answers):
-            centre.lerp_(answers.mean(0).to(centre), 1 - self.given.centring)
+    def _centre(self, centre: Tensor, answers: Tensor, last: bool) -> None:
+        """Move a running mean towards the answers (n, prototypes) of the whole batch, once its last part is there."""
+        means, counts = self._answered.setdefault(id(centre), ([], []))
+        means.append(answers.mean(0).to(centre))
+        counts.append(len(answers))
+        if last:
+            centre.lerp_(distributed.pooled(means, counts, otherwise=centre), 1 - self.given.centring)
+            del self._answered[id(centre)]
 
     def _schedule(self, progress: float) -> None:
         """What depends on the share of the training done. The temperatures are tensors so that a compiled step is not
@@ -269,7 +277,7 @@ def entropies(targets: Tensor) -> dict[str, Tensor]:
     same prototype.
     """
     largest = math.log(targets.shape[-1])
-    mean = targets.mean(0)
+    mean = distributed.mean(targets.mean(0))
     return {
         "teacher/entropy": torch.special.entr(targets).sum(-1).mean() / largest,
         "teacher/entropy-of-mean": torch.special.entr(mean).sum() / largest,

@@ -9,6 +9,7 @@ from torch import nn
 
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, Recipe, register
+from maskbench.outcome import precise
 from maskbench.recover import Error, Normalise, recovery_loss
 from maskbench.view import View
 from maskbench.vit import Encoder
@@ -63,7 +64,7 @@ class GmmlHead(Head):
         """The loss on one crop."""
         tokens = self.mlp(self.encoder.with_mask_tokens(view, read=self.read).patches)
         cells = tokens.transpose(1, 2).unflatten(2, (self.grid.rows, self.grid.cols))
-        prediction = self.paint(cells).float()
+        prediction = precise(self.paint(cells))
         gmml = self.gmml
         loss, patch_loss = recovery_loss(prediction, view, self.grid, normalise=gmml.normalise, error=gmml.error)
         return Outcome(loss, patch_loss, prediction)

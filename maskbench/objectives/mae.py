@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, register
+from maskbench.outcome import precise
 from maskbench.recover import Error, Normalise, recovery_loss
 from maskbench.view import View
 from maskbench.vit import Encoder, sine_cosine, spread, transformer
@@ -62,7 +63,7 @@ class MaeHead(Head):
 
     def forward(self, given: Examples) -> Outcome:
         view = given.view
-        prediction = self.grid.unpatchify(self.decode(view).float())
+        prediction = self.grid.unpatchify(precise(self.decode(view)))
         mae = self.mae
         loss, patch_loss = recovery_loss(prediction, view, self.grid, normalise=mae.normalise, error=mae.error)
         return Outcome(loss, patch_loss, prediction)

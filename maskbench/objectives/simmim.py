@@ -6,6 +6,7 @@ from torch import nn
 
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, register
+from maskbench.outcome import precise
 from maskbench.recover import Error, Normalise, recovery_loss
 from maskbench.vit import Encoder
 
@@ -38,7 +39,7 @@ class SimmimHead(Head):
         nn.init.zeros_(self.predict.bias)
 
     def forward(self, given: Examples) -> Outcome:
-        patches = self.predict(self.encoder.with_mask_tokens(given.view).patches).float()
+        patches = precise(self.predict(self.encoder.with_mask_tokens(given.view).patches))
         prediction = self.grid.unpatchify(patches)
         simmim = self.simmim
         loss, patch_loss = recovery_loss(

@@ -67,7 +67,8 @@ class Robust(Probe):
         grid, device = encoder.grid, encoder.mask_token.device
         images = test.take(numbers).to(device)
         for percent in self.dropped:
-            yield f"dropped-{percent}", subject.extract(images, without(encoder, left(numbers, grid, percent)))
+            read = without(encoder, left(numbers, grid, percent))
+            yield f"dropped-{percent}", subject.extract(images, read, shared=False)
         seen = as_seen(images, grid.image_size)
         if test.objects is not None and len(test.labels.unique()) > 1:
             other = as_seen(test.take(partners(test.labels)[numbers]).to(device), grid.image_size)
