@@ -11,8 +11,9 @@ from torch import Tensor
 
 from maskbench.component import Component
 from maskbench.config import System
+from maskbench.data.ahead import ahead
 from maskbench.data.augment import central_boxes, resample
-from maskbench.data.splits import Images, Splits
+from maskbench.data.splits import Split, Splits
 from maskbench.registry import Registry
 from maskbench.system import autocast
 from maskbench.vit import Encoder
@@ -64,7 +65,7 @@ class Subject:
     seed: int = 0
     _known: dict[int, dict[str, Features]] = field(default_factory=dict, init=False, repr=False)
 
-    def extract(self, images: Images, read: Read | None = None) -> dict[str, Tensor]:
+    def extract(self, images: Split, read: Read | None = None) -> dict[str, Tensor]:
         """What `read`, which calls the encoder, says of clean images; their pooled features if it is not given."""
         return extract(self.encoder, images, self.splits, self.system, read)
 
@@ -75,10 +76,10 @@ class Subject:
         return self._known[blocks]
 
     @property
-    def held_out(self) -> Images:
+    def held_out(self) -> Split:
         """The validation part as images."""
         validation = self.splits.validation
-        return validation if isinstance(validation, Images) else self.splits.train.take(validation)
+        return self.splits.train.part(validation) if isinstance(validation, Tensor) else validation
 
     def _features(self, read: Read) -> dict[str, Features]:
         splits = self.splits
@@ -153,7 +154,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 
 @torch.inference_mode()
 def extract(
-    encoder: Encoder, images: Images, splits: Splits, system: System, read: Read | None = None
+    encoder: Encoder, images: Split, splits: Splits, system: System, read: Read | None = None
 ) -> dict[str, Tensor]:
     """What `read` says of clean images, centrally cropped, while the encoder is in eval mode; by default its features
     (n, D) float32 by pooling."""
@@ -162,14 +163,18 @@ def extract(
     encoder.eval()
     size, device = encoder.grid.image_size, encoder.mask_token.device
     found: dict[str, Tensor] = {}
-    for index in torch.arange(len(images)).split(max(1, TOKENS[device.type == "cuda"] // encoder.grid.size)):
-        batch = images.take(index.to(images.labels.device)).to(device)
-        with autocast(system):
-            said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
-        for name, values in said.items():
-            # One place for all: small ones between what comes and goes would keep gigabytes of heap from the system.
-            if name not in found:
-                found[name] = values.new_empty(len(images), *values.shape[1:])
-            found[name][index[0] : index[-1] + 1] = values
+    most, done = max(1, TOKENS[device.type == "cuda"] // encoder.grid.size), 0
+    chunks = torch.arange(len(images), device=images.labels.device).split(most)
+    with ahead(images, chunks, system.workers) as prepared:
+        for index in chunks:
+            batch = prepared.take(index).to(device)
+            with autocast(system):
+                said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
+            for name, values in said.items():
+                # One place for all: small ones between what comes and goes would keep gigabytes from the system.
+                if name not in found:
+                    found[name] = values.new_empty(len(images), *values.shape[1:])
+                found[name][done : done + len(index)] = values
+            done += len(index)
     encoder.train(training)
     return found

@@ -210,7 +210,8 @@ def _settings(record: RunRecord) -> dict[str, str]:
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:
         config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}
-    config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
+    config["system"] = {key: value for key, value in config["system"].items() if key not in ("device", "workers")}
+    config["data"] = {key: value for key, value in config["data"].items() if key != "memory_gib"}
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: Any) -> None:

@@ -66,6 +66,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[Precision | None, typer.Option()] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Processes that decode streamed data; auto: a core each. 0: none."),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
     ] = False,
@@ -107,6 +111,7 @@ def run(
         "system.device": device,
         "system.precision": precision,
         "system.compile": compile_,
+        "system.workers": workers,
         "system.deterministic": deterministic or None,
     }
     given = {path: value for path, value in flags.items() if value is not None}
