@@ -1,15 +1,23 @@
 """Streamed data: the same numbers as packed, in any process, from any step; and what goes wrong with them."""
 
+import io
+import json
 import os
 import signal
+import sys
+import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from maskbench import data
 from maskbench.config import RunConfig
@@ -22,7 +30,7 @@ from maskbench.pipeline import run
 from maskbench.plan import plan
 from maskbench.pretrain import coming, data_order
 from tests.test_checkpoint import Stopper
-from tests.test_data import picture, write_folders, write_parquet
+from tests.test_data import CLASSES, picture, png, write_folders, write_parquet
 from tests.test_interrupt import numbers
 from tests.tiny import tiny
 
@@ -48,25 +56,59 @@ def parquet(root: Path) -> None:
     write_parquet(root / "test-0.parquet", 100, 20)
 
 
-SOURCES = {"folders": folders, "parquet": parquet}
+def shards(root: Path) -> None:
+    """As webdataset writes them, but for a directory and a file that is no part of a sample."""
+    root.mkdir()
+    for name, first, count in (("a-train-000", 0, 50), ("a-train-001", 50, 30), ("a-test-000", 100, 20)):
+        with tarfile.open(root / f"{name}.tar", "w") as tar:
+            tar.add(root, "things", recursive=False)
+            for number in range(first, first + count):
+                members = {"PNG": png(number), "cls": str(number % 3).encode(), "txt": b"a thing"}
+                if number % 2:
+                    members["json"] = json.dumps({"label": int(members.pop("cls"))}).encode()
+                for suffix, content in members.items():
+                    member = tarfile.TarInfo(f"things/{number:04}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    (root / "classnames.txt").write_text("\n".join(CLASSES))
+
+
+def hub(root: Path) -> None:
+    """Train in bytes, test in files that are only named."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    for split, rows in (("train", range(80)), ("test", range(100, 120))):
+        images: list[Any] = [{"bytes": png(number), "path": None} for number in rows]
+        if split == "test":
+            write_folders(root / "files", split, 100, 20)
+            images = [{"bytes": None, "path": str(path)} for path in sorted((root / "files").rglob("*.png"))]
+        columns = {"image": images, "label": [number % 3 for number in rows]}
+        table = pyarrow.Table.from_pydict(columns, features.arrow_schema)
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, root / "data" / f"{split}.parquet")
+
+
+SOURCES = {"folders": folders, "parquet": parquet, "wds": shards, "hfds": hub}
 
 
 @pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A data set of 80 training and 20 test images, by its name."""
     SOURCES[request.param](tmp_path / "data")
-    return str(tmp_path / "data")
+    place = {"hfds": f"hfds/{tmp_path}/data/data", "wds": f"wds/{tmp_path}/data"}
+    return place.get(request.param, str(tmp_path / "data"))
 
 
 def config(folder: Path, dataset: str, memory_gib: float = 0, workers: int = 0, **changes: Any) -> RunConfig:
     """Ten steps of training, five an epoch."""
-    settings = {"data__limit": None, "train__batch_size": 16, "model__kwargs": ONE_LAYER, "probes": "knn,attentive"}
+    settings = {"data__limit": None, "train__batch_size": 16, "model__kwargs": ONE_LAYER, "probes": "knn"}
     settings |= {"data__dataset": dataset, "data__memory_gib": memory_gib, "system__workers": workers}
     return tiny(folder, **{**settings, **changes})
 
 
-def both(dataset: str, limit: int | None = None) -> tuple[Splits, Splits]:
-    return data.load(dataset, (16, 16), 3, limit), data.load(dataset, (16, 16), 3, limit, None, 0)
+def both(dataset: str, limit: int | None = None, cache: Path | None = None) -> tuple[Splits, Splits]:
+    packed, streamed = (data.load(dataset, (16, 16), 3, limit, str(cache or ""), gib) for gib in (4, 0))
+    return packed, streamed
 
 
 def same(one: Images, two: Images) -> bool:
@@ -75,8 +117,8 @@ def same(one: Images, two: Images) -> bool:
 
 
 @pytest.mark.parametrize("limit", [None, 30])
-def test_the_same_data_set_to_the_bit(source: str, limit: int | None) -> None:
-    packed, streamed = both(source, limit)
+def test_the_same_data_set_to_the_bit(source: str, limit: int | None, tmp_path: Path) -> None:
+    packed, streamed = both(source, limit, tmp_path / "cache")
     assert isinstance(packed.train, Images) and isinstance(streamed.train, Streamed)
     assert streamed.fingerprint == packed.fingerprint and streamed.sizes == packed.sizes
     assert torch.equal(streamed.mean, packed.mean) and torch.equal(streamed.std, packed.std)
@@ -88,6 +130,7 @@ def test_the_same_data_set_to_the_bit(source: str, limit: int | None) -> None:
                     theirs.take(index[5:]).take(index[index < len(index) - 5]).take(torch.tensor([3, 1])))  # fmt: skip
 
 
+@pytest.mark.parametrize("source", ["folders"], indirect=True)
 def test_the_same_run_to_the_last_digit(source: str, tmp_path: Path) -> None:
     """Losses, realised ratios, online readings and probes; so crops and masks too."""
     packed = run(config(tmp_path / "packed", source, 4))
@@ -97,8 +140,10 @@ def test_the_same_run_to_the_last_digit(source: str, tmp_path: Path) -> None:
     assert numbers(streamed) | ignored == numbers(packed) | ignored
     assert streamed.run_id == packed.run_id, "how images are read is no part of what a run is"
     folders = [tmp_path / name / "runs" / packed.run_id for name in ("packed", "streamed")]
-    for name in ("masks.png", "predictions.npz", "encoder.safetensors"):
+    for name in ("masks.png", "predictions.npz"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    one, two = (load_file(folder / "encoder.safetensors") for folder in folders)
+    assert all(torch.equal(one[name], two[name]) for name in one.keys() | two.keys())
 
 
 def test_as_many_processes_as_one_likes(tmp_path: Path) -> None:
@@ -230,6 +275,47 @@ def test_a_process_that_dies_is_one_line(prepared: Any) -> None:
             for index in batches[20:]:
                 train.take(index)
     assert "\n" not in str(caught.value)
+
+
+def test_what_shards_hold(tmp_path: Path) -> None:
+    shards(tmp_path / "data")
+    splits = data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+    assert splits.name == "data" and splits.classes == tuple(CLASSES)
+    assert splits.train.labels.tolist() == [number % 3 for number in range(80)]
+    assert (splits.train.take(torch.tensor([77])).pixels[0].permute(1, 2, 0).numpy() == np.asarray(picture(77))).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "a-test-000.tar").write_bytes(b"no tar" * 200), "cannot read .*a-test-000.tar: .*"),
+        (lambda root: (root / "a-test-000.tar").unlink(), "no test split in .*: expected"),
+        (
+            lambda root: [file.unlink() for file in root.glob("*train*")],
+            "no training split in .*: expected shards such",
+        ),
+        (lambda root: (root / "classnames.txt").write_text("cat"), "names 1 classes, but there are labels up to 2"),
+        (
+            lambda root: [file.rename(file.with_suffix(".x")) for file in root.iterdir()],
+            "no training split in .*shards",
+        ),
+    ],
+    ids=["no tar", "no test", "no train", "names", "nothing"],
+)
+def test_bad_shards_are_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
+    shards(tmp_path / "data")
+    spoil(tmp_path / "data")
+    with pytest.raises(UsageError, match=message) as caught:
+        data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no folder nowhere: give wds/FOLDER, a folder of tar shards"):
+        data.load("wds/nowhere", (12, 12), 3)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match="hfds/... needs the library datasets: pip install 'maskbench.hfds.'"):
+        data.load("hfds/somebody/photos", (12, 12), 3)
 
 
 def test_identity_and_workers(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name: `shapes`, torch/..., or a path to a folder of Parquet files or of class folders of images."""
+"""Data sets by name: `shapes`, torch/..., hfds/..., wds/..., or a folder of Parquet files or of class folders."""
 
 import functools
 import math
@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from maskbench.data import downloads, files, shapes
+from maskbench.data import downloads, files, shapes, tars
 from maskbench.data.cache import Packed, cached
 from maskbench.data.encoded import Encoded
 from maskbench.data.pack import pack
 from maskbench.data.splits import Splits, assemble
 from maskbench.errors import UsageError
+
+HUB = "hfds/"
 
 
 @functools.lru_cache(maxsize=2)  # runs of one process share the memory; one to train on, one to probe on
@@ -30,8 +32,8 @@ def load(
     more than `memory_gib`, streamed; `shapes`, which is drawn, never is.
 
     Images without classes are all train; test is empty. limit: keep this many training images.
-    data_dir: where torch/... data sets were downloaded to. UsageError for an unknown name, a missing path or broken
-    files.
+    data_dir: where torch/... and hfds/... data sets were downloaded to, and what wds/... is in. UsageError for an
+    unknown name, a missing path or broken files.
     """
     if dataset == "shapes":
         packed, name = _shapes(size, channels), "shapes"
@@ -72,10 +74,15 @@ def _source(dataset: str, data_dir: str | None) -> Source:
         key = {"dataset": dataset, "root": str(downloads.folder(data_dir).resolve())}
         name = dataset.removeprefix(downloads.PREFIX)
         return Source(name, key, lambda flat: downloads.read(dataset, data_dir, flat))
+    if dataset.startswith(tars.PREFIX):
+        return _shards(Path(data_dir or "", dataset.removeprefix(tars.PREFIX)))
+    if dataset.startswith(HUB):
+        return _hub(dataset.removeprefix(HUB), data_dir)
     if "/" in dataset or Path(dataset).is_dir():
         return _folder(Path(dataset))
     raise UsageError(
-        f"unknown data set {dataset!r}. Known: shapes, torch/cifar10 and the like, or a path, e.g. ./{dataset}"
+        f"unknown data set {dataset!r}. Known: shapes, torch/cifar10 and the like, hfds/NAME, wds/FOLDER, or a path, "
+        f"e.g. ./{dataset}"
     )
 
 
@@ -87,6 +94,24 @@ def _folder(root: Path) -> Source:
         raise UsageError(f"no Parquet files or images in {root}")
     key = {"root": str(root.resolve()), "files": found}
     return Source(root.resolve().name, key, lambda flat: files.read(root, flat))
+
+
+def _shards(root: Path) -> Source:
+    if not root.is_dir():
+        raise UsageError(f"no folder {root}: give wds/FOLDER, a folder of tar shards on this machine")
+    found = files.listing(root, {".tar", ".txt"})
+    key = {"shards": str(root.resolve()), "files": found}
+    name = root.resolve().name
+    return Source(name, key, lambda _: files.complete(root, *tars.read(root), tars.EXPECTED))
+
+
+def _hub(name: str, data_dir: str | None) -> Source:
+    from maskbench.data import hub  # not in processes that only decode, to which pyarrow is 50 MiB of nothing
+
+    parts = hub.opened(name, data_dir)
+    key = {"hub": name, "files": hub.listing(parts)}
+    place = Path(HUB + name)
+    return Source(Path(name).name, key, lambda _: files.complete(place, *hub.read(name, parts), hub.EXPECTED))
 
 
 def _shapes(size: tuple[int, int], channels: int) -> Packed:

@@ -49,12 +49,12 @@ def _unreadable(file: Path, error: Exception) -> UsageError:
 def _classes(schemas: dict[Path, pyarrow.Schema]) -> tuple[tuple[str, ...], dict[Any, int]]:
     """The names of the classes, and the number of each label."""
     first = next(iter(schemas))
-    names = class_names(schemas[first], _column(first, schemas[first], LABELS))
+    names = class_names(schemas[first], column_of(first, schemas[first].names, LABELS))
     if names is not None:
         return tuple(names), {number: number for number in range(len(names))}
     values: set[Any] = set()
     for file, schema in schemas.items():
-        column = _column(file, schema, LABELS)
+        column = column_of(file, schema.names, LABELS)
         values |= set(pyarrow.parquet.read_table(file, columns=[column])[column].unique().to_pylist()) - {None}
     number_of = {value: number for number, value in enumerate(sorted(values))}
     return tuple(map(str, number_of)), number_of
@@ -70,8 +70,8 @@ def class_names(schema: pyarrow.Schema, label: str) -> list[str] | None:
 def _rows(root: Path, file: Path, number_of: dict[Any, int] | None) -> Iterator[tuple[str, int, bytes]]:
     """Name, label and encoded image of each row; without `number_of` every label is 0."""
     opened = _opened(file)
-    image = _column(file, opened.schema_arrow, PICTURES)
-    columns = [image] if number_of is None else [image, _column(file, opened.schema_arrow, LABELS)]
+    image = column_of(file, opened.schema_arrow.names, PICTURES)
+    columns = [image] if number_of is None else [image, column_of(file, opened.schema_arrow.names, LABELS)]
     number = 0
     try:
         for batch in opened.iter_batches(ROWS, columns=columns):
@@ -86,8 +86,9 @@ def _rows(root: Path, file: Path, number_of: dict[Any, int] | None) -> Iterator[
         raise _unreadable(file, error) from None
 
 
-def _column(file: Path, schema: pyarrow.Schema, names: tuple[str, ...]) -> str:
+def column_of(source: Path | str, columns: list[str], names: tuple[str, ...]) -> str:
+    """The first of `names` that is among the columns of `source`. UsageError where none is."""
     for name in names:
-        if name in schema.names:
+        if name in columns:
             return name
-    raise UsageError(f"{file} has no column {names[0]!r}; its columns are {', '.join(schema.names)}")
+    raise UsageError(f"{source} has no column {names[0]!r}; its columns are {', '.join(columns)}")
