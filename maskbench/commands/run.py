@@ -35,11 +35,14 @@ def run(
     ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
     objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")
+        str | None,
+        typer.Option(help="shapes, torch/NAME, hfds/NAME, wds/FOLDER, or a path to Parquet files or image folders."),
     ] = None,
     probe_dataset: Annotated[str | None, typer.Option(help="Probed instead; training needs no labels.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a torch/NAME data set if it is missing.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="Where torch/ and hfds/ data are kept, or wds/ lies.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a torch/ or hfds/ data set if it is missing.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
@@ -68,6 +71,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[Precision | None, typer.Option()] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Processes that decode streamed data; auto: a core each. 0: none."),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
     ] = False,
@@ -109,6 +116,7 @@ def run(
         "system.device": device,
         "system.precision": precision,
         "system.compile": compile_,
+        "system.workers": workers,
         "system.deterministic": deterministic or None,
     }
     given = {path: value for path, value in flags.items() if value is not None}
@@ -154,12 +162,16 @@ def run(
 
 
 def _fetch(places: set[tuple[str, str | None]]) -> None:
-    """Download what torchvision knows of these data sets, each in its folder."""
-    from maskbench.data.downloads import PREFIX, fetch
+    """Download what torchvision and Hugging Face know of these data sets, each in its folder."""
+    from maskbench.data import HUB, downloads
 
     for name, folder in places:
-        if name.startswith(PREFIX):
-            fetch(name, folder)
+        if name.startswith(downloads.PREFIX):
+            downloads.fetch(name, folder)
+        if name.startswith(HUB):
+            from maskbench.data import hub
+
+            hub.opened(name.removeprefix(HUB), folder, download=True)
 
 
 def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bool, *, told: bool) -> None:
