@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import bench, encoders, rerun, results, run, strategies
+from maskbench.commands import bench, encoders, rerun, results, run, status, strategies
 from maskbench.errors import Failure, UsageError
 from maskbench.interrupt import Interrupted
 
@@ -65,6 +65,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "rerun": rerun.rerun,
+    "status": status.status,
     "table": results.table,
     "plot": results.plot,
     "report": results.report,

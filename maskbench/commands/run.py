@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
+from maskbench.commands.options import (
+    CpusPerRun,
+    GpusPerRun,
+    Jobs,
+    MemoryPerRun,
+    On,
+    Partition,
+    Plugins,
+    RayAddress,
+    Regime,
+    SlurmOptions,
+    Time,
+    load_plugins,
+    resumable,
+)
 from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
 
@@ -55,7 +69,15 @@ def run(
         str | None, typer.Option(help="Settings to start from; see `list presets`; quick if not given.")
     ] = None,
     suite: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A grid of runs; see `list suites`.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    on: On = None,
+    jobs: Jobs = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    memory_per_run: MemoryPerRun = None,
+    ray_address: RayAddress = None,
+    partition: Partition = None,
+    time: Time = None,
+    slurm: SlurmOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long, and stop.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
@@ -135,12 +157,14 @@ def run(
         wanted = [each.data for each in runs(None)]
         _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
     from maskbench.campaign import Campaign
+    from maskbench.executors.place import Place
     from maskbench.reporter import Terminal
     from maskbench.tracking import trackers
 
     followed = track.split(",") if track else []
     trackers(followed)  # refused before anything is planned
-    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, Terminal(), followed)
+    place = Place(on or "local", jobs, cpus_per_run, gpus_per_run, memory_per_run, ray_address, partition, time, slurm)
+    campaign = Campaign(runs, tried, place, plugin or [], force, checkpoint_every, Terminal(), followed)
     if dry_run:
         print(campaign.told())
         return
