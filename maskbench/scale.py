@@ -13,7 +13,7 @@ from tabulate import tabulate
 from maskbench.bench.step import noisy
 from maskbench.errors import UsageError
 from maskbench.estimate import COUNTED, Rates, images_seen, rates_for
-from maskbench.executor import Elsewhere
+from maskbench.executors.local import Elsewhere
 from maskbench.flops import encoding_gflops_per_image, training_gflops_per_image
 from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import State

@@ -34,6 +34,23 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UsageError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch sees no GPU; use --device cpu")
+    return _settled(config, device, kind)
+
+
+def as_on_gpu(config: RunConfig) -> RunConfig:
+    """The configuration with every `auto` replaced by what it means on a GPU, on a device that there is here: for runs
+    that are planned on one machine and carried out on another."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _settled(on_device(config, device), device, "cuda")
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The same run on another device."""
+    return config.model_copy(update={"system": config.system.model_copy(update={"device": device})})
+
+
+def _settled(config: RunConfig, device: str, kind: str) -> RunConfig:
+    """With `auto` as it is meant on devices of this kind."""
     fast_bf16 = kind == "cuda" or bool(FAST_BF16 & cpu_flags())
     rows, cols = (side // config.model.patch_size for side in config.data.img_size)
     plain = kind == "cpu" and rows * cols < PLAIN_ATTENTION_BELOW

@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
+from maskbench.commands.options import (
+    CpusPerRun,
+    GpusPerRun,
+    Jobs,
+    MemoryPerRun,
+    On,
+    Partition,
+    Plugins,
+    RayAddress,
+    Regime,
+    SlurmOptions,
+    Time,
+    load_plugins,
+    resumable,
+)
 from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
 from maskbench.launch import launched
@@ -60,7 +74,15 @@ def run(
         str | None, typer.Option(help="Settings to start from; see `list presets`; quick if not given.")
     ] = None,
     suite: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A grid of runs; see `list suites`.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    on: On = None,
+    jobs: Jobs = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    memory_per_run: MemoryPerRun = None,
+    ray_address: RayAddress = None,
+    partition: Partition = None,
+    time: Time = None,
+    slurm: SlurmOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long, and stop.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
@@ -137,8 +159,6 @@ def run(
         runs = lambda _: configs  # noqa: E731  # nothing is left to choose
     first = runs(None)[0]
     together = launched()
-    if together.world > 1 and jobs > 1:
-        raise UsageError(f"{together.world} processes share each run here; drop --jobs {jobs}, or start one process")
     if print_config:
         import yaml
 
@@ -148,13 +168,17 @@ def run(
         wanted = [each.data for each in runs(None)]
         _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
     from maskbench.campaign import Campaign
+    from maskbench.executors.place import Place
     from maskbench.reporter import Reporter, Terminal
     from maskbench.tracking import trackers
 
     followed = track.split(",") if track else []
     trackers(followed)  # refused before anything is planned
+    place = Place(on or "local", jobs, cpus_per_run, gpus_per_run, memory_per_run, ray_address, partition, time, slurm)
+    if together.world > 1 and (place.at_once > 1 or not place.here):
+        raise UsageError(f"{together.world} processes share each run here; drop --jobs and --on, or start one process")
     reporter = Terminal() if together.first else Reporter()
-    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, reporter, followed * together.first)
+    campaign = Campaign(runs, tried, place, plugin or [], force, checkpoint_every, reporter, followed * together.first)
     if not dry_run:
         _carry_out(campaign, first, as_json, told=suite is not None)
     elif together.first:
