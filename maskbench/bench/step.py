@@ -14,7 +14,8 @@ from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
 from maskbench.plan import Plan, build, load_splits, plan, preflight
-from maskbench.pretrain import State, followed, outcome_of, steps_per_epoch, update
+from maskbench.pretrain import State, followed, outcome_of, update
+from maskbench.schedule import steps_per_epoch
 from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from maskbench.crops import labelled_batches
 from maskbench.data.splits import Split
 from maskbench.draws import seed_for
-from maskbench.pretrain import scheduled, weight_decay_groups
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, register
+from maskbench.schedule import scheduled, weight_decay_groups
 from maskbench.system import autocast
 
 Share = Annotated[float, Field(gt=0, le=1)]

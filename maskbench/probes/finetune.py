@@ -16,8 +16,8 @@ from maskbench.crops import labelled_batches
 from maskbench.data.mixing import mixed
 from maskbench.data.splits import Split
 from maskbench.draws import seed_for
-from maskbench.pretrain import decays, scheduled
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, extract, register
+from maskbench.schedule import decays, scheduled
 from maskbench.system import autocast
 from maskbench.vit import Encoder
 
