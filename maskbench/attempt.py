@@ -25,12 +25,13 @@ from maskbench.joining import GONE, Gone, blamed, unheard
 from maskbench.measures import about, about_data, costs, diagnostics, model_facts
 from maskbench.online import OnlineKnn
 from maskbench.plan import Plan
-from maskbench.pretrain import Diverged, State, coming, pretrain
+from maskbench.pretrain import Diverged, coming, pretrain
 from maskbench.probe import ProbeResult, Subject
 from maskbench.progress import Progress, out_of_memory
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 from maskbench.schedule import steps_per_epoch
+from maskbench.state import State
 from maskbench.storage import trouble, write_atomically
 from maskbench.tuning import PREFIX
 

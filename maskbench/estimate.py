@@ -17,9 +17,10 @@ from maskbench.folder import finished, write_files
 from maskbench.measures import diagnostics
 from maskbench.online import ASKED, BANK, OnlineKnn
 from maskbench.plan import Plan, asked_about, build, load_splits, plan
-from maskbench.pretrain import State, outcome_of, update
+from maskbench.pretrain import outcome_of, update
 from maskbench.probe import Subject
 from maskbench.schedule import steps_per_epoch
+from maskbench.state import State
 from maskbench.timing import Stopwatch
 
 TRIED = 5  # steps, of which the median counts

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskbench import distributed
 from maskbench.config import RunConfig
 from maskbench.data.splits import Splits
-from maskbench.pretrain import State, outcome_of
+from maskbench.pretrain import outcome_of
+from maskbench.state import State
 from maskbench.strategy import Strategy
 from maskbench.timing import Stopwatch
 from maskbench.vit import use_plain_attention

@@ -13,7 +13,8 @@ from maskbench.data.stream import Streamed
 from maskbench.diagnostics import Diagnostics, diagnose
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Head, Objective
-from maskbench.pretrain import State, context_for, degraded
+from maskbench.pretrain import context_for, degraded
+from maskbench.state import State
 from maskbench.strategy import Strategy
 from maskbench.timing import Stopwatch
 from maskbench.vit import create_arguments

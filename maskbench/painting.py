@@ -5,8 +5,8 @@ from torch import Tensor
 
 from maskbench.objective import Examples
 from maskbench.plan import Plan
-from maskbench.pretrain import State
 from maskbench.recover import Normalise, restored
+from maskbench.state import State
 from maskbench.system import autocast
 from maskbench.view import View
 

@@ -21,8 +21,9 @@ from maskbench.fit import unfit
 from maskbench.grid import Grid
 from maskbench.objective import Objective
 from maskbench.parts import refusal
-from maskbench.pretrain import State, context_for, degraded, new_state
+from maskbench.pretrain import context_for, degraded
 from maskbench.probe import Probe
+from maskbench.state import State, new_state
 from maskbench.strategy import Strategy
 from maskbench.system import resolve
 from maskbench.view import View

@@ -10,7 +10,8 @@ import torch
 from maskbench.checkpoint import Checkpoints
 from maskbench.distributed import on_first
 from maskbench.errors import UsageError
-from maskbench.pretrain import Diverged, State
+from maskbench.pretrain import Diverged
+from maskbench.state import State
 from maskbench.system import peak_memory_mib
 from maskbench.timing import Stopwatch
 

@@ -15,8 +15,8 @@ from maskbench.reporter import Reporter
 if TYPE_CHECKING:
     from maskbench.data.splits import Splits
     from maskbench.plan import Plan
-    from maskbench.pretrain import State
     from maskbench.record import RunRecord
+    from maskbench.state import State
 
 EVERY_S = 5.0  # between two notes of how far a run has come
 PROGRESS, TICKET = "progress.json", "ticket.json"

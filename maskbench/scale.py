@@ -16,7 +16,7 @@ from maskbench.estimate import COUNTED, Rates, images_seen, rates_for
 from maskbench.executors.local import Elsewhere
 from maskbench.flops import encoding_gflops_per_image, training_gflops_per_image
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import State
+from maskbench.state import State
 from maskbench.suite import Suite, grid, trials
 
 COUNTED_ON = 4  # images; arithmetic is the same for all

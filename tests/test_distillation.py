@@ -19,8 +19,9 @@ from maskbench.grid import Grid
 from maskbench.objective import REGISTRY, Examples
 from maskbench.objectives.distillation import DistillationHead, Projector
 from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import context_for, degraded, new_state
+from maskbench.pretrain import context_for, degraded
 from maskbench.schedule import weight_decay_groups
+from maskbench.state import new_state
 from maskbench.view import View, complete
 from maskbench.vit import Encoder, build_encoder
 from tests.tiny import tiny

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from benchmarks.plain import PlainMae
 from maskbench.config import merge, parse, preset
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import State, new_state, outcome_of, update
+from maskbench.pretrain import outcome_of, update
+from maskbench.state import State, new_state
 from tests.test_no_sync import Watch
 
 SIZE = {"embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -14,8 +14,9 @@ from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
 from maskbench.plan import Plan, build, load_splits, plan, preflight
-from maskbench.pretrain import State, followed, outcome_of, update
+from maskbench.pretrain import outcome_of, update
 from maskbench.schedule import steps_per_epoch
+from maskbench.state import State, followed
 from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 
