@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from maskbench import strategy as strategies
 from maskbench.checkpoint import Checkpoints
 from maskbench.claim import lost
 from maskbench.collapse import signs_of_collapse
+from maskbench.data.ahead import ahead
 from maskbench.data.splits import Splits
 from maskbench.distributed import agreed, on_first, rank, world
 from maskbench.errors import Failure, Told, UsageError
@@ -24,11 +25,13 @@ from maskbench.joining import GONE, Gone, blamed, unheard
 from maskbench.measures import about, about_data, costs, diagnostics, model_facts
 from maskbench.online import OnlineKnn
 from maskbench.plan import Plan
-from maskbench.pretrain import Diverged, State, pretrain, steps_per_epoch
+from maskbench.pretrain import Diverged, coming, pretrain
 from maskbench.probe import ProbeResult, Subject
 from maskbench.progress import Progress, out_of_memory
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
+from maskbench.schedule import steps_per_epoch
+from maskbench.state import State
 from maskbench.storage import trouble, write_atomically
 from maskbench.tuning import PREFIX
 
@@ -144,10 +147,12 @@ class Attempt:
         with stoppable(patient=world() > 1) as asked_to_stop:
             self.reporter.begin(planned, splits, total)
             online = OnlineKnn(self.asked, config.system)
-            pretrain(
-                config, splits, planned.strategy, state, self.progress.watch,
-                online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
-            )  # fmt: skip
+            steps = coming(config, splits.train.labels, state.step)
+            with ahead(splits.train, steps, config.system.workers) as train:
+                pretrain(
+                    config, replace(splits, train=train), planned.strategy, state, self.progress.watch,
+                    online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch,
+                )  # fmt: skip
             self.save()
 
     def probed(self) -> list[ProbeResult]:

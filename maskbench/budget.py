@@ -13,7 +13,7 @@ from maskbench.estimate import seconds_per_step
 from maskbench.flops import training_gflops_per_image
 from maskbench.pipeline import checked
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import steps_per_epoch
+from maskbench.schedule import steps_per_epoch
 
 TRIED = 25  # steps, of which the median counts
 

@@ -1,20 +1,26 @@
 """A set of runs from its plan to its records: where settings are tuned the trials first, then what they decide."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tabulate import tabulate
 
 from maskbench.budget import fitted
 from maskbench.config import RunConfig
-from maskbench.distributed import on_first, processes
+from maskbench.distributed import first, on_first, processes, together
 from maskbench.errors import Failure, UsageError
-from maskbench.estimate import Expected, expect, seconds_for
-from maskbench.executor import Elsewhere, run_in_parallel
+from maskbench.estimate import COUNTED, Expected, expect, seconds_for
+from maskbench.executors.driver import carry_out
+from maskbench.executors.local import Elsewhere
+from maskbench.executors.place import Place
+from maskbench.executors.work import Terms
 from maskbench.folder import finished
-from maskbench.pipeline import checked_all, run_all
+from maskbench.pipeline import checked_all, each_once
 from maskbench.plan import load_splits, plan
+from maskbench.published import Published, announced
 from maskbench.record import RunRecord
 from maskbench.reporter import Reporter
 from maskbench.tracking import Tracked, trackers
@@ -27,14 +33,14 @@ Choose = Callable[[str], dict[str, Any]]  # of a row that is tuned, its settings
 class Campaign:
     """Runs that belong together.
 
-    runs: their configurations, given what was chosen. trials: the runs that choose; none where nothing is tuned. jobs:
-    processes. plugins: to load in each of them. force: repeat what is done. checkpoint_every: see `Attempt`.
-    track: names of trackers.
+    runs: their configurations, given what was chosen. trials: the runs that choose; none where nothing is tuned.
+    place: where they are carried out. plugins: to load there. force: repeat what is done. checkpoint_every: see
+    `Attempt`. track: names of trackers.
     """
 
     runs: Callable[[Choose | None], list[RunConfig]]
     trials: Sequence[RunConfig] = ()
-    jobs: int = 1
+    place: Place = field(default_factory=Place)
     plugins: Sequence[str] = ()
     force: bool = False
     checkpoint_every: float | None = None
@@ -43,7 +49,7 @@ class Campaign:
     _epochs: dict[str, int] = field(default_factory=dict)  # that budgets allow, as far as measured
 
     def __post_init__(self) -> None:
-        self._measure = Elsewhere(self.plugins, self.jobs)
+        self._measure = Elsewhere(self.plugins, self.place.at_once)
 
     def plan(self) -> tuple[list[RunConfig], list[RunConfig]]:
         """The trials and the runs, with what their budgets allow; the runs by what is known of the trials, so far."""
@@ -63,10 +69,13 @@ class Campaign:
 
     def told(self) -> str:
         """Which runs there are, what is done of them, and about how long the rest takes."""
-        self.reporter.note("trying a few steps of each kind of run, to say how long they will take")
+        if self.place.here:
+            self.reporter.note("trying a few steps of each kind of run, to say how long they will take")
         trials, runs = self.plan()
 
         def seconds(config: RunConfig) -> float | None:
+            if not self.place.here:
+                return None  # this machine says nothing of the others
             try:
                 return self._measure(seconds_for, config)
             except UsageError:
@@ -74,20 +83,24 @@ class Campaign:
             except Exception:  # the run will say what it is
                 return None
 
-        return _table(expect(checked_all([*trials, *runs]), seconds), runs[0].output, self.jobs)
+        return _table(expect(checked_all([*trials, *runs]), seconds), runs[0].output, self.place.at_once)
 
     def _fitted(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
         if processes() > 1 and any("seconds" in (config.train.budget or {}) for config in configs):
             raise UsageError("a budget of seconds is measured in one process; give train.epochs, or budget.gflops")
-        return fitted(configs, self._measure, self._epochs)
+        return fitted([self.place.settled(config) for config in configs], self._measure, self._epochs)
 
     def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
         self._measure.close()  # its memory is for the runs
-        kept: dict[str, Any] = {"force": self.force, "checkpoint_every": self.checkpoint_every}
-        if self.jobs == 1:
-            return run_all(configs, reporter=Tracked(self.reporter, trackers(self.track)), **kept)
-        kept |= {"plugins": self.plugins, "track": self.track}
-        return run_in_parallel(configs, self.jobs, reporter=self.reporter, **kept)
+        planned = together(partial(checked_all, configs))
+        with announced(planned, self.place.on) if first() else nullcontext():
+            if self.place.here and self.place.at_once == 1:
+                reporter: Reporter = Tracked(self.reporter, trackers(self.track))
+                reporter = Published(reporter) if first() else reporter
+                return each_once(planned, self.force, reporter, self.checkpoint_every)
+            terms = Terms(self.plugins, self.checkpoint_every, self.track)
+            opened = partial(self.place.executor, terms, configs[0])
+            return carry_out(planned, opened, self.force, self.reporter)
 
     def _choose(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> Choose | None:
         """The best of a row's trials, as far as they are done; where none is, the first."""
@@ -119,11 +132,10 @@ def _table(expected: Sequence[Expected], output: str, jobs: int) -> str:
         row[3] += each.state == "started"
         row[4] = "?" if each.seconds is None or row[4] == "?" else row[4] + each.seconds / 60
     table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
-    left = sum(each.seconds or 0 for each in expected) / jobs
+    left = sum(each.seconds or 0 for each in expected) / jobs / 60
     done = sum(each.state == "done" for each in expected)
-    others = {probe.name for each in expected for probe in each.planned.probes} - {"knn", "linear"}
+    others = {probe.name for each in expected for probe in each.planned.probes} - COUNTED
     more = f"; not counted: {', '.join(sorted(others))}" if others else ""
-    return (
-        f"{table}\n{len(expected)} runs for {output}, {done} done; the rest takes about {left / 60:.0f} "
-        f"minutes, {'one after another' if jobs == 1 else f'{jobs} at a time'}{more}"
-    )
+    how = "one after another" if jobs == 1 else f"{jobs} at a time"
+    rest = "" if None in [each.seconds for each in expected] else f"; the rest takes about {left:.0f} minutes, {how}"
+    return f"{table}\n{len(expected)} runs for {output}, {done} done{rest}{more}"

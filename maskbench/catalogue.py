@@ -88,6 +88,11 @@ def _datasets() -> Entries:
     entries = [
         {"name": "shapes", "summary": "generated: 10 shapes on cluttered backgrounds, with object masks; no download"},
         {"name": "torch/NAME", "summary": ", ".join(NAMES) + "; --download fetches them"},
+        {
+            "name": "hfds/NAME",
+            "summary": "by Hugging Face's `datasets`; --download fetches them; pip install '.[hfds]'",
+        },
+        {"name": "wds/FOLDER", "summary": "tar shards as webdataset writes them, e.g. train-0000.tar, test-0000.tar"},
         {"name": "PATH", "summary": "a folder of Parquet files or of train/<class>/<image>, e.g. ./cifar10"},
     ]
     return entries, {}

@@ -1,9 +1,12 @@
 """Who works on a run: a lease among its files, so that no two processes do the same one."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 
@@ -76,6 +79,40 @@ def claim(folder: Path, *, waiting: Callable[[str], None] | None) -> Iterator[fi
     finally:
         with suppress(OSError):  # on a disk that is gone; the lease then ends with the process
             contender.lease.release()
+
+
+class Holder(NamedTuple):
+    """Who has a run, as its lease says. alive: whether it was heard of in time."""
+
+    host: str
+    pid: int
+    alive: bool
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who holds `folder`, by one look; None where nobody does. On this host a process is looked for; of another, its
+    last sign of life is held against this machine's clock, which is good enough to tell people and for nothing else."""
+    lease = filelock.SoftFileLease(folder / LOCK, lease_duration=LEASE_S, thread_local=False)
+    owner = lease.owner
+    if owner is None:
+        return None
+    try:
+        if owner.hostname == socket.gethostname():
+            os.kill(owner.pid, 0)
+            return Holder(owner.hostname, owner.pid, True)
+        heard = Path(lease.lock_file).stat().st_mtime
+    except PermissionError:
+        return Holder(owner.hostname, owner.pid, True)  # somebody else's process
+    except OSError:
+        return Holder(owner.hostname, owner.pid, False)
+    return Holder(owner.hostname, owner.pid, time.time() - heard < 1.5 * LEASE_S)
+
+
+def free(folder: Path) -> bool:
+    """Whether nobody holds `folder`; a holder's silence is only seen by who asks again and again."""
+    with suppress(Busy), claim(folder, waiting=None):
+        return True
+    return False
 
 
 def lost(lease: filelock.SoftFileLease) -> bool:

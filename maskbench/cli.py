@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench import __version__
-from maskbench.commands import bench, encoders, rerun, results, run, strategies
+from maskbench.commands import bench, encoders, plan, rerun, results, run, status, strategies
 from maskbench.errors import Failure, Told, UsageError
 from maskbench.interrupt import Interrupted
 from maskbench.launch import launched
@@ -77,6 +77,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run.run,
     "rerun": rerun.rerun,
+    "status": status.status,
     "table": results.table,
     "plot": results.plot,
     "report": results.report,
@@ -88,6 +89,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": strategies.check,
     "new": strategies.new,
     "bench": bench.bench,
+    "plan": plan.plan,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -80,6 +80,7 @@ class Data(Section):
     mean: list[float] | None = None  # of pixels in [0, 1], a number a channel; those of train if not given
     std: list[Annotated[float, Field(gt=0)]] | None = None
     probe_dataset: str | None = None  # that the probes are about; the one above if not given
+    memory_gib: Annotated[float, Field(ge=0)] = 4.0  # data that would take more are streamed; changes no number
 
 
 class Model(Section):
@@ -127,6 +128,7 @@ class System(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "plain", "fused"] = "auto"
     compile: bool | Auto = "auto"
+    workers: Annotated[int, Field(ge=0)] | Auto = "auto"  # processes that decode streamed data; changes no number
     deterministic: Literal[True] | None = None  # only algorithms that repeat to the last digit
 
 
@@ -169,7 +171,8 @@ class RunConfig(Section):
         """hash8: what makes two runs the same but for seed, machine and place. Settings that are None stay out, so that
         a later version's new options leave the names of finished runs as they are."""
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
-        del content["system"]["device"], content["train"]["accumulate"]
+        del content["system"]["device"], content["system"]["workers"]
+        del content["data"]["memory_gib"], content["train"]["accumulate"]
         if self.objective.name == "external":  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
         content["data"].pop("data_dir", None)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
+from maskbench.data.ahead import ahead
 from maskbench.data.augment import margin, random_boxes, resample
 from maskbench.data.colour import Colours, recoloured
 from maskbench.data.splits import Images, Splits
@@ -98,13 +100,20 @@ def labelled_batches(
     epochs: int,
     batch_size: int,
     scale: tuple[float, float],
+    workers: int | Literal["auto"] = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """For probes that train: random crops (B, C, *size) with flips, normalised, and labels (B,) of the training images
     `index` (n,), epoch by epoch in whole batches; order and boxes are keyed by (seed, stream, epoch, sample)."""
     index = index.to(splits.train.labels.device)
-    for epoch in range(epochs):
-        order = index[keys(index, seed, stream, "order", epoch).argsort()]
-        for numbers in order[: len(order) // batch_size * batch_size].split(batch_size):
-            taken = splits.train.take(numbers)
+
+    def batches() -> Iterator[tuple[int, Tensor]]:
+        for epoch in range(epochs):
+            order = index[keys(index, seed, stream, "order", epoch).argsort()]
+            for numbers in order[: len(order) // batch_size * batch_size].split(batch_size):
+                yield epoch, numbers
+
+    with ahead(splits.train, (numbers for _, numbers in batches()), workers) as train:
+        for epoch, numbers in batches():
+            taken = train.take(numbers)
             boxes = random_boxes(Draws(keys(numbers, seed, stream, epoch)), taken, size, scale)
             yield resample(taken, boxes, size, splits.mean, splits.std), taken.labels

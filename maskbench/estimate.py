@@ -1,24 +1,31 @@
 """How long a set of runs will take: from records of the same kind where there are any, else from a few steps."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from maskbench.checkpoint import Checkpoints
 from maskbench.config import RunConfig
-from maskbench.data.splits import Splits
-from maskbench.folder import finished
-from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import State, outcome_of, steps_per_epoch, update
-from maskbench.probe import extract
+from maskbench.data.splits import Splits, assemble, stratified_order
+from maskbench.flops import training_gflops_per_image
+from maskbench.folder import finished, write_files
+from maskbench.measures import diagnostics
+from maskbench.online import ASKED, BANK, OnlineKnn
+from maskbench.plan import Plan, asked_about, build, load_splits, plan
+from maskbench.pretrain import outcome_of, update
+from maskbench.probe import Subject
+from maskbench.schedule import steps_per_epoch
+from maskbench.state import State
 from maskbench.timing import Stopwatch
 
 TRIED = 5  # steps, of which the median counts
-ENCODED = 1_000  # images whose features are timed
+COUNTED = frozenset({"knn", "linear"})  # probes whose time grows with the images and is worth measuring
+PROBED = (500, 1_500)  # images of train, and of test, for which it is measured
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,97 @@ def _kind(planned: Plan) -> str:
     return f"{planned.work} {planned.config.train.epochs}"
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Of a kind of run on one device, in seconds: to begin and end it, to train on an image, to ask all probes,
+    online readings among them."""
+
+    around_s: float
+    image_s: float
+    probing_s: float
+
+    def seconds(self, images: int) -> float:
+        """Of a run that sees so many images in training."""
+        return self.around_s + images * self.image_s + self.probing_s
+
+
 def seconds_for(config: RunConfig) -> float:
-    """Seconds for a run, by a few steps of its training and the features of some images."""
+    """Seconds for a run, by a few steps of its training and probes of some images."""
     planned, splits = load_splits(plan(config))
-    state = build(planned, splits)
-    some = splits.train.take(torch.arange(min(ENCODED, len(splits.train)), device=splits.train.labels.device))
-    start = time.perf_counter()
-    extract(state.head.encoder, some, splits, planned.config.system)
-    encoding = (time.perf_counter() - start) / len(some) * (len(splits.train) + len(splits.test))
-    probing = 2 * encoding  # the probes themselves take about as long
+    return rates(planned, splits).seconds(images_seen(planned, len(splits.train)))
+
+
+def rates_for(config: RunConfig) -> Rates:
+    """Measured here, on the configuration's data."""
+    return rates(*load_splits(plan(config)))
+
+
+def images_seen(planned: Plan, images: int) -> int:
+    """By a run in training, on a data set of so many."""
+    train = planned.config.train
     if not planned.objective.trains:
-        return probing
-    steps = planned.config.train.epochs * steps_per_epoch(planned.config, len(splits.train))
-    return seconds_per_step(planned, splits, state, TRIED) * steps + probing
+        return 0
+    return train.epochs * (images // train.batch_size) * train.batch_size
+
+
+def rates(planned: Plan, splits: Splits) -> Rates:
+    """Measured here."""
+    start = time.perf_counter()
+    state = build(planned, splits)
+    _finish(planned, splits, state)
+    around = time.perf_counter() - start
+    if not planned.objective.trains:
+        return Rates(around, 0.0, _probing_seconds(planned, splits, state))
+    image = seconds_per_step(planned, splits, state, TRIED) / planned.config.train.batch_size
+    probing = _probing_seconds(planned, splits, state) + _reading_seconds(planned, splits, state)
+    return Rates(around, image, probing)
+
+
+def _finish(planned: Plan, splits: Splits, state: State) -> None:
+    """What a run does after its probes, with nothing kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = replace(planned, config=planned.config.model_copy(update={"output": folder}))
+        elsewhere.folder.mkdir(parents=True)
+        write_files(elsewhere, splits, asked_about(planned, splits), state, [])
+    diagnostics(planned.config, planned.strategy, splits, state)
+    if planned.objective.trains:
+        training_gflops_per_image(planned.config, splits, planned.strategy, state)
+
+
+def _probing_seconds(planned: Plan, splits: Splits, state: State) -> float:
+    """Of the probes in COUNTED on all of `splits`, by a line through what they take on two small parts of it."""
+    probes = [probe for probe in planned.probes if probe.name in COUNTED]
+    asked = asked_about(planned, splits)
+    sizes, times = [], []
+    for share in PROBED:
+        part = _part(asked, share)
+        start = time.perf_counter()
+        subject = Subject(state.head.encoder, part, planned.config.system, planned.config.seed)
+        for probe in probes:
+            probe(subject)
+        times.append(time.perf_counter() - start)
+        sizes.append(len(part.train) + len(part.test))
+    slope = max(0.0, times[1] - times[0]) / max(1, sizes[1] - sizes[0])
+    return times[1] + slope * (len(asked.train) + len(asked.test) - sizes[1])
+
+
+def _reading_seconds(planned: Plan, splits: Splits, state: State) -> float:
+    """Of all online readings, from one of a small part."""
+    asked, train = asked_about(planned, splits), planned.config.train
+    start = time.perf_counter()
+    OnlineKnn(_part(asked, PROBED[0]), planned.config.system)(state.head.encoder)
+    seconds = (time.perf_counter() - start) / min(PROBED[0], len(asked.train))
+    readings = -(-train.epochs // train.online_every)
+    return readings * seconds * (min(BANK, len(asked.fit)) + min(ASKED, len(asked.validation)))
+
+
+def _part(splits: Splits, count: int) -> Splits:
+    """`count` images of train and as many of test, or all where there are fewer, the classes in proportion."""
+    test = splits.test.take(stratified_order(splits.test.labels)[:count])
+    part = assemble(
+        splits.name, splits.train, test, classes=splits.classes, fingerprint=splits.fingerprint, limit=count
+    )
+    return replace(part, mean=splits.mean, std=splits.std)
 
 
 def seconds_per_step(planned: Plan, splits: Splits, state: State, steps: int) -> float:

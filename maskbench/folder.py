@@ -19,9 +19,9 @@ from maskbench.measures import model_facts
 from maskbench.painting import painted
 from maskbench.pictures import masks_figure, save
 from maskbench.plan import Plan, pictured
-from maskbench.pretrain import State
 from maskbench.probe import ProbeResult
 from maskbench.record import EXTERNAL, RunRecord, Unreadable, read_record
+from maskbench.state import State
 from maskbench.storage import BROKEN, PARTIAL, remove_partial, trouble, write_atomically
 
 

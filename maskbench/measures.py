@@ -9,10 +9,12 @@ from torch import Tensor
 from maskbench.config import RunConfig
 from maskbench.crops import sample
 from maskbench.data.splits import Splits
+from maskbench.data.stream import Streamed
 from maskbench.diagnostics import Diagnostics, diagnose
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Head, Objective
-from maskbench.pretrain import State, context_for, degraded
+from maskbench.pretrain import context_for, degraded
+from maskbench.state import State
 from maskbench.strategy import Strategy
 from maskbench.timing import Stopwatch
 from maskbench.vit import create_arguments
@@ -27,8 +29,10 @@ def about(component: Strategy | Objective) -> dict[str, Any]:
 
 def about_data(splits: Splits, asked: Splits) -> dict[str, Any]:
     """What a run was trained on and, where they are others, the data that its probes are about."""
-    named = {"name": splits.name, "fingerprint": splits.fingerprint, "sizes": splits.sizes}
+    named: dict[str, Any] = {"name": splits.name, "fingerprint": splits.fingerprint, "sizes": splits.sizes}
     moments = {"mean": splits.mean.tolist(), "std": splits.std.tolist()}
+    if isinstance(splits.train, Streamed):
+        named["streamed"] = True
     if asked is splits:
         return named | moments
     return named | moments | {"probed": {"name": asked.name, "fingerprint": asked.fingerprint, "sizes": asked.sizes}}
@@ -86,7 +90,7 @@ def object_shares(config: RunConfig, strategy: Strategy, splits: Splits) -> Tens
     objects = splits.train.objects
     if objects is None:
         return None
-    pixels = objects[:DIAGNOSED, None].to(splits.train.pixels.device, torch.uint8) * 255
+    pixels = objects[:DIAGNOSED, None].to(splits.train.labels.device, torch.uint8) * 255
     masks = replace(splits.train.take(torch.arange(len(pixels))), pixels=pixels)
     grey = replace(splits, train=masks, mean=splits.mean.new_zeros(1), std=splits.std.new_ones(1))
     shown = sample(config, strategy, grey, DIAGNOSED).images

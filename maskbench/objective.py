@@ -24,15 +24,14 @@ class Examples:
     """What a step gives an objective.
 
     views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
-    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. progress: share of the
-    training done, in [0, 1]. last: False where other parts of the same batch follow before the step is made.
+    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. last: False where other
+    parts of the same batch follow before the step is made.
     """
 
     views: tuple[View, ...]
     clean: tuple[Tensor, ...]
     labels: Tensor
     local: tuple[Tensor, ...] = ()
-    progress: float = 0.0
     last: bool = True
 
     @property
@@ -72,8 +71,12 @@ class Head(nn.Module, ABC):
     def forward(self, given: Examples) -> Outcome:
         """The loss."""
 
-    def prepare(self, clean: tuple[Tensor, ...]) -> None:
-        """Called before the strategy, with the clean crops of the step."""
+    def prepare(self, clean: tuple[Tensor, ...], progress: float) -> None:
+        """Called before the strategy, with the clean crops of the step and the share of the training done, in [0, 1].
+
+        What changes with progress belongs in a buffer, filled here: a number that `forward` reads is compiled into it,
+        and compiled again when it changes.
+        """
 
     def after_step(self, progress: float) -> None:
         """Called after the optimizer's step; `progress` is the share of the training done, in (0, 1]."""

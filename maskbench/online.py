@@ -4,7 +4,7 @@ import torch
 
 from maskbench.collapse import effective_rank
 from maskbench.config import System
-from maskbench.data.splits import Images, Splits, stratified_order
+from maskbench.data.splits import Split, Splits, stratified_order
 from maskbench.probe import accuracy, extract
 from maskbench.probes.knn import Knn
 from maskbench.vit import Encoder
@@ -18,10 +18,10 @@ class OnlineKnn:
 
     def __init__(self, splits: Splits, system: System) -> None:
         self.splits, self.system = splits, system
-        self.bank = _subset(splits.train.take(splits.fit.to(splits.train.labels.device)), BANK)
+        self.bank = _subset(splits.train.part(splits.fit.to(splits.train.labels.device)), BANK)
         held_out = splits.validation
         if isinstance(held_out, torch.Tensor):
-            held_out = splits.train.take(held_out.to(splits.train.labels.device))
+            held_out = splits.train.part(held_out.to(splits.train.labels.device))
         self.asked = _subset(held_out, ASKED)
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
@@ -37,6 +37,6 @@ class OnlineKnn:
         return readings
 
 
-def _subset(images: Images, most: int) -> Images:
+def _subset(images: Split, most: int) -> Split:
     order = stratified_order(images.labels.cpu())[:most].sort().values
-    return images.take(order.to(images.labels.device))
+    return images.part(order.to(images.labels.device))

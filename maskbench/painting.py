@@ -5,8 +5,8 @@ from torch import Tensor
 
 from maskbench.objective import Examples
 from maskbench.plan import Plan
-from maskbench.pretrain import State
 from maskbench.recover import Normalise, restored
+from maskbench.state import State
 from maskbench.system import autocast
 from maskbench.view import View
 
@@ -28,7 +28,7 @@ def painted(planned: Plan, state: State, images: Tensor, view: View) -> Tensor |
     head.eval()
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     with autocast(planned.config.system):
-        prediction = head(Examples((view,), (images,), labels, progress=1.0)).prediction
+        prediction = head(Examples((view,), (images,), labels)).prediction
     head.train(training)
     if prediction is None:
         return None

@@ -49,35 +49,38 @@ def run(
 
 
 def run_all(
-    configs: list[RunConfig],
+    configs: Iterable[RunConfig],
     *,
     force: bool = False,
     reporter: Reporter | None = None,
     checkpoint_every: float | None = None,
 ) -> list[RunRecord]:
-    """Every run, each once, however many processes ask for the same: what another one is at is put off to the end.
+    """Every run, each once. All are checked before the first is started."""
+    return each_once(together(partial(checked_all, configs)), force, reporter or Reporter(), checkpoint_every)
 
-    All are checked before the first is started; one that diverges or fails does not stop the others, but where several
-    processes share each run: there a failed one does.
-    """
-    reporter = reporter or Reporter()
-    missing = {planned.run_id: planned for planned in together(partial(checked_all, configs))}
-    for planned in missing.values() if force else ():
-        on_first(partial(forget, planned))
+
+def each_once(
+    planned: Iterable[Plan], force: bool, reporter: Reporter, checkpoint_every: float | None
+) -> list[RunRecord]:
+    """Every run once, however many processes ask for the same: what another one is at is put off to the end. One that
+    diverges or fails does not stop the others, but where several processes share each run: there a failed one does."""
+    missing = {each.run_id: each for each in planned}
+    for each in missing.values() if force else ():
+        on_first(partial(forget, each))
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
     told: set[str] = set()
     while missing:
         busy = {}
-        for run_id, planned in missing.items():
+        for run_id, each in missing.items():
             try:
-                records[run_id] = attempted(planned, reporter, checkpoint_every, None)
+                records[run_id] = attempted(each, reporter, checkpoint_every, None)
             except Failed as failure:
                 if world() > 1:  # those that were left in the middle of a step do not come back
                     raise
                 reporter.note(str(failure))
                 records[run_id] = failure.record
             except Busy as holder:
-                busy[run_id] = planned
+                busy[run_id] = each
                 if run_id not in told:
                     reporter.note(f"{run_id} is {holder}; later")
                 told.add(run_id)
@@ -122,14 +125,25 @@ def forget(planned: Plan) -> None:
         raise UsageError(f"{planned.run_id} is {busy}; stop it first, or leave out --force") from None
 
 
+def done_already(planned: Plan, reporter: Reporter) -> RunRecord | None:
+    """The record of a run that came to its end before, which is told; None where there is none."""
+    record = finished(planned.folder)
+    if record is not None:
+        if record.status == "complete":
+            tidy(planned.folder)
+        reporter.note(f"{planned.run_id} is done already; --force repeats it")
+    return record
+
+
 def attempted(
     planned: Plan, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
 ) -> RunRecord:
     """The run's record: read where it is finished, else made, by this process alone. wait: see `claim`."""
     folder = planned.folder
-    record = on_first(partial(done, planned, reporter))
+    record = on_first(partial(done_already, planned, reporter))
     if record is not None:
         return record
+    on_first(partial(writable, folder))
     try:
         with ExitStack() as held:
             lease = first_alone(lambda: held.enter_context(claim(folder, waiting=wait)))
@@ -143,18 +157,6 @@ def attempted(
             return Attempt(planned, splits, asked, progress, checkpoints, lease, reporter, checkpoint_every)()
     except OSError as error:
         raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
-
-
-def done(planned: Plan, reporter: Reporter) -> RunRecord | None:
-    """The record of a finished run; None where it is to be done, and its folder can be written to."""
-    record = finished(planned.folder)
-    if record is None:
-        writable(planned.folder)
-        return None
-    if record.status == "complete":
-        tidy(planned.folder)
-    reporter.note(f"{planned.run_id} is done already; --force repeats it")
-    return record
 
 
 def begin(planned: Plan, splits: Splits) -> Progress:

@@ -21,8 +21,9 @@ from maskbench.fit import unfit
 from maskbench.grid import Grid
 from maskbench.objective import Objective
 from maskbench.parts import refusal
-from maskbench.pretrain import State, context_for, degraded, new_state
+from maskbench.pretrain import context_for, degraded
 from maskbench.probe import Probe
+from maskbench.state import State, new_state
 from maskbench.strategy import Strategy
 from maskbench.system import resolve
 from maskbench.view import View
@@ -108,7 +109,7 @@ def load_splits(planned: Plan) -> tuple[Plan, Splits]:
     """The data on the device, and the plan with a batch no larger than the data. UsageError where the objective cannot
     learn from them."""
     config, data = planned.config, planned.config.data
-    splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir)
+    splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib)
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if planned.objective.needs_labels and not splits.classes:
         raise UsageError(f"objective {planned.objective.name} needs labels, which {splits.name} has not")
@@ -133,7 +134,7 @@ def asked_about(planned: Plan, splits: Splits) -> Splits:
     UsageError where they have no labels."""
     data = planned.config.data
     if data.probe_dataset is not None:
-        other = load(data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir)
+        other = load(data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir, data.memory_gib)
         splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
     if not splits.classes:
         raise UsageError(

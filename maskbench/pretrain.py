@@ -1,11 +1,10 @@
 """THE loop: batches, crops, views, steps. Everything random in it is keyed by (seed, stream, epoch, sample)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,10 @@ from maskbench.data.splits import Splits
 from maskbench.draws import Draws, keys, seed_for
 from maskbench.objective import Examples, Head, Outcome
 from maskbench.parts import Part, cut, joint, whole
+from maskbench.schedule import half_cosine, learning_rate, steps_per_epoch
+from maskbench.state import State, followed
 from maskbench.strategy import Strategy
 from maskbench.system import autocast
-from maskbench.teacher import SIGNALS as TEACHER_SIGNALS
-from maskbench.teacher import Teacher
 from maskbench.timing import Stopwatch
 from maskbench.view import View, complete, realised_ratio
 
@@ -31,74 +30,6 @@ CHECK_EVERY = 50  # steps between looks at the loss on a GPU, each of which wait
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
-
-
-@dataclass
-class State:
-    """Everything that changes during training, savable and restorable as one object between any two steps.
-
-    Streams, data order and schedule are functions of (seed, epoch, step), so the step number stands for them.
-    """
-
-    head: Head
-    optimizer: torch.optim.Optimizer
-    module: nn.Module | None = None
-    teacher: Teacher | None = None
-    step: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # over the epoch under way
-    log_sums: dict[str, Tensor] = field(default_factory=dict)  # likewise
-    ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # n, sum, sum of squares
-
-    @property
-    def learns_to_mask(self) -> bool:
-        """Whether the strategy has a network in training, whose own loss may compare images with each other."""
-        return self.module is not None and any(each.requires_grad for each in self.module.parameters())
-
-    def _parts(self) -> dict[str, Any]:
-        named = {"head": self.head, "optimizer": self.optimizer, "module": self.module, "teacher": self.teacher}
-        return {name: part for name, part in named.items() if part is not None}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
-        return {
-            **state,
-            **{name: getattr(self, name) for name in ("step", "curve", "loss_sum", "log_sums", "ratio_sums")},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned under the same configuration."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        self.step, self.curve = state["step"], list(state["curve"])
-        device = self.loss_sum.device
-        self.loss_sum, self.ratio_sums = (state[name].clone().to(device) for name in ("loss_sum", "ratio_sums"))
-        self.log_sums = {name: value.clone().to(device) for name, value in state["log_sums"].items()}
-
-
-def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> State:
-    """The state before the first step; `head` and `module` are on their device."""
-    trained = nn.ModuleList([head] if module is None else [head, module])
-    groups = weight_decay_groups(trained, config.train.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, fused=True)
-    teacher = None
-    if (strategy.needs & TEACHER_SIGNALS) - head.offers:
-        teacher = Teacher(followed(head, strategy), config.train.teacher_momentum)
-    device = head.encoder.mask_token.device
-    return State(
-        head,
-        optimizer,
-        module,
-        teacher,
-        loss_sum=torch.zeros((), device=device),
-        ratio_sums=torch.zeros(3, dtype=torch.float64, device=device),
-    )
-
-
-def followed(head: Head, strategy: Strategy) -> nn.Module:
-    """What the strategy's teacher is the moving average of: the encoder, or all that it takes to measure a loss."""
-    return head if "patch_loss" in strategy.needs else head.encoder
 
 
 def pretrain(
@@ -221,11 +152,11 @@ def shown_of(
         local = local_crops(config, splits, head.recipe, taken, index, epoch)
         clean = tuple(batch.images for batch in batches)
     with watch.phase("teacher"), autocast(config.system):
-        head.prepare(clean)
+        head.prepare(clean, progress)
     with watch.phase("mask"):
         contexts = [context_for(config, strategy, state, batch, epoch, progress, part) for batch in batches]
         views = tuple(map(partial(degraded, strategy), batches, contexts))
-    return Shown(part, Examples(views, clean, taken.labels, local, progress), contexts)
+    return Shown(part, Examples(views, clean, taken.labels, local), contexts)
 
 
 def learn(
@@ -269,11 +200,6 @@ def update(config: RunConfig, state: State, per_epoch: int) -> None:
     state.optimizer.step()
 
 
-def half_cosine(start: float, end: float, share: float) -> float:
-    """From `start` to `end` as `share` goes from 0 to 1, level at both ends."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
 def _tally(state: State, shown: Sequence[Shown], outcomes: Sequence[Outcome], look: bool) -> float | None:
     """Add a step to the running sums; the loss as a number where it is looked at, always on CPU."""
     grid = state.head.encoder.grid
@@ -292,15 +218,20 @@ def _tally(state: State, shown: Sequence[Shown], outcomes: Sequence[Outcome], lo
     return value
 
 
-def steps_per_epoch(config: RunConfig, images: int) -> int:
-    """Whole batches in an epoch; the remainder of the epoch's order is left out."""
-    return images // config.train.batch_size
-
-
 def data_order(seed: int, epoch: int, labels: Tensor) -> Tensor:
     """(N,) int64: the epoch's order of the training images, on the device of `labels`."""
     index = torch.arange(len(labels), device=labels.device)
     return keys(index, seed, "order", epoch).argsort()
+
+
+def coming(config: RunConfig, labels: Tensor, step: int) -> Iterator[Tensor]:
+    """The numbers of each part's images, from `step` to the end of the schedule, as the loop will ask for them; on the
+    CPU, where they are read, moved there an epoch at a time."""
+    per_epoch, size = steps_per_epoch(config, len(labels)), config.train.batch_size
+    for epoch in range(step // per_epoch, config.train.epochs):
+        order = data_order(config.seed, epoch, labels)[: per_epoch * size].cpu().split(size)
+        for index in order[max(0, step - epoch * per_epoch) :]:
+            yield from (part.index for part in cut(index, config.train.accumulate))
 
 
 def degraded(strategy: Strategy, batch: Batch, context: Context) -> View:
@@ -354,33 +285,3 @@ def context_for(
         signals=signals,
         crop=batch.crop,
     )
-
-
-def learning_rate(config: RunConfig, step: int, per_epoch: int) -> float:
-    """Linear warm-up from 0, then a half cosine down to `min_lr` at the last step."""
-    train = config.train
-    return scheduled(config.lr, train.min_lr, step, round(train.warmup_epochs * per_epoch), train.epochs * per_epoch)
-
-
-def scheduled(peak: float, end: float, step: int, warmup: int, total: int) -> float:
-    """Linear from 0 to `peak` in `warmup` steps, then a half cosine down to `end` at the last of `total`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return half_cosine(peak, end, (step - warmup) / max(1, total - 1 - warmup))
-
-
-def weight_decay_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: what `decays`, and what does not."""
-    decayed: list[Tensor] = []
-    kept: list[Tensor] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (decayed if decays(name, parameter) else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def decays(name: str, parameter: Tensor) -> bool:
-    """Matrices do; vectors (norms, biases), class, register and mask tokens and positions do not, as in MAE and
-    timm."""
-    exempt = ("cls_token", "reg_token", "mask_token", "pos_embed")
-    return parameter.ndim >= 2 and not name.endswith(exempt)

@@ -12,8 +12,9 @@ from torch import Tensor
 from maskbench import distributed
 from maskbench.component import Component
 from maskbench.config import System
+from maskbench.data.ahead import ahead
 from maskbench.data.augment import central_boxes, resample
-from maskbench.data.splits import Images, Splits
+from maskbench.data.splits import Split, Splits
 from maskbench.registry import Registry
 from maskbench.system import autocast
 from maskbench.vit import Encoder
@@ -48,7 +49,7 @@ class ProbeResult:
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
-TOKENS = {False: 16_384, True: 262_144}  # in a batch, on a GPU or not; a CPU's caches want few (1.3 times over 32,000)
+TOKENS = {False: 8_192, True: 262_144}  # in a batch, on a GPU or not; a CPU's caches want few (1.2 times over 16,384)
 Read = Callable[[Tensor], dict[str, Tensor]]  # normalised images (B, C, H, W) -> (B, ...) each
 
 
@@ -65,7 +66,7 @@ class Subject:
     seed: int = 0
     _known: dict[int, dict[str, Features]] = field(default_factory=dict, init=False, repr=False)
 
-    def extract(self, images: Images, read: Read | None = None, *, shared: bool = True) -> dict[str, Tensor]:
+    def extract(self, images: Split, read: Read | None = None, *, shared: bool = True) -> dict[str, Tensor]:
         """What `read`, which calls the encoder, says of clean images; their pooled features if it is not given. shared:
         False for one that must be called with all images, in order."""
         return extract(self.encoder, images, self.splits, self.system, read, shared=shared)
@@ -77,10 +78,10 @@ class Subject:
         return self._known[blocks]
 
     @property
-    def held_out(self) -> Images:
+    def held_out(self) -> Split:
         """The validation part as images."""
         validation = self.splits.validation
-        return validation if isinstance(validation, Images) else self.splits.train.take(validation)
+        return self.splits.train.part(validation) if isinstance(validation, Tensor) else validation
 
     def _features(self, read: Read) -> dict[str, Features]:
         splits = self.splits
@@ -156,7 +157,7 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 @torch.inference_mode()
 def extract(
     encoder: Encoder,
-    images: Images,
+    images: Split,
     splits: Splits,
     system: System,
     read: Read | None = None,
@@ -170,21 +171,25 @@ def extract(
     encoder.eval()
     size, device = encoder.grid.image_size, encoder.mask_token.device
     found: dict[str, Tensor] = {}
-    batches = torch.arange(len(images)).split(max(1, TOKENS[device.type == "cuda"] // encoder.grid.size))
+    most = max(1, TOKENS[device.type == "cuda"] // encoder.grid.size)
+    batches = torch.arange(len(images), device=images.labels.device).split(most)
     bounds = distributed.shares(len(batches)) if shared else None
     start, end = (0, len(batches)) if bounds is None else bounds[distributed.rank()]
-    for index in batches[start:end]:
-        batch = images.take(index.to(images.labels.device)).to(device)
-        with autocast(system):
-            said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
-        for name, values in said.items():
-            # One place for all: small ones between what comes and goes would keep gigabytes of heap from the system.
-            if name not in found:
-                found[name] = values.new_empty(len(images), *values.shape[1:])
-            found[name][index[0] : index[-1] + 1] = values
+    done = start * most
+    with ahead(images, batches[start:end], system.workers) as prepared:
+        for index in batches[start:end]:
+            batch = prepared.take(index).to(device)
+            with autocast(system):
+                said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
+            for name, values in said.items():
+                # One place for all: small ones between what comes and goes would keep gigabytes from the system.
+                if name not in found:
+                    found[name] = values.new_empty(len(images), *values.shape[1:])
+                found[name][done : done + len(index)] = values
+            done += len(index)
     encoder.train(training)
     if bounds is not None:
-        rows = [(int(batches[start][0]), int(batches[end - 1][-1]) + 1) for start, end in bounds]
+        rows = [(start * most, min(end * most, len(images))) for start, end in bounds]
         for values in found.values():
             distributed.exchange(values, rows)
     return found

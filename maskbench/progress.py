@@ -10,17 +10,14 @@ import torch
 from maskbench.checkpoint import Checkpoints
 from maskbench.distributed import on_first
 from maskbench.errors import UsageError
-from maskbench.pretrain import Diverged, State
+from maskbench.pretrain import Diverged
+from maskbench.state import State
 from maskbench.system import peak_memory_mib
 from maskbench.timing import Stopwatch
 
 FORMAT = 1  # of a checkpoint: raise it when what it holds changes
-ELSEWHERE = (
-    "output",
-    "system.device",
-    "data.data_dir",
-    "train.accumulate",
-)  # what a run may be resumed with another value of
+# What a run may be resumed with another value of.
+ELSEWHERE = ("output", "system.device", "system.workers", "data.data_dir", "data.memory_gib", "train.accumulate")
 MOVED = "resumed elsewhere"  # how a warning begins
 MACHINE = ("versions", "cpu", "gpu", "device", "threads", "processes")  # what of the environment moves the last digits
 

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 if TYPE_CHECKING:
     from maskbench.data.splits import Splits
     from maskbench.plan import Plan
-    from maskbench.pretrain import State
     from maskbench.record import RunRecord
+    from maskbench.state import State
 
 SHOWN = 8  # answers of the probes in the line that ends a run
 

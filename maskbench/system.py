@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from maskbench.config import RunConfig, System
+from maskbench.cores import cores
 from maskbench.errors import UsageError
 from maskbench.record import cpu_flags
 
 FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
+MOST_WORKERS = 32  # of 0.2 GiB each
 PLAIN_ATTENTION_BELOW = 256  # tokens; the CPU's fused backward is slow at short sequences
 
 
@@ -20,7 +22,8 @@ def resolve(config: RunConfig) -> RunConfig:
 
     device: cuda if there is one, else cpu. precision: bf16 where the hardware multiplies it fast (CUDA; CPUs with
     AMX, where ViT-T training goes 1.2 times as fast, or AVX512-BF16, 1.6 times), else fp32. attention: plain on CPU
-    below 256 tokens (1.8 times as fast in bf16 training at 65 tokens), else fused. compile: off.
+    below 256 tokens (1.8 times as fast in bf16 training at 65 tokens), else fused. compile: off. workers: as many as
+    cores, up to 32.
     """
     device = config.system.device
     if device == "auto":
@@ -31,6 +34,23 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UsageError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch sees no GPU; use --device cpu")
+    return _settled(config, device, kind)
+
+
+def as_on_gpu(config: RunConfig) -> RunConfig:
+    """The configuration with every `auto` replaced by what it means on a GPU, on a device that there is here: for runs
+    that are planned on one machine and carried out on another."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return _settled(on_device(config, device), device, "cuda")
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The same run on another device."""
+    return config.model_copy(update={"system": config.system.model_copy(update={"device": device})})
+
+
+def _settled(config: RunConfig, device: str, kind: str) -> RunConfig:
+    """With `auto` as it is meant on devices of this kind."""
     fast_bf16 = kind == "cuda" or bool(FAST_BF16 & cpu_flags())
     rows, cols = (side // config.model.patch_size for side in config.data.img_size)
     plain = kind == "cpu" and rows * cols < PLAIN_ATTENTION_BELOW
@@ -39,6 +59,7 @@ def resolve(config: RunConfig) -> RunConfig:
         "precision": "bf16" if fast_bf16 else "fp32",
         "attention": "plain" if plain else "fused",
         "compile": False,
+        "workers": min(cores(), MOST_WORKERS),
     }
     settings = config.system.model_dump()
     chosen = {key: meant[key] if value == "auto" else value for key, value in settings.items()}

@@ -19,7 +19,9 @@ from maskbench.grid import Grid
 from maskbench.objective import REGISTRY, Examples
 from maskbench.objectives.distillation import DistillationHead, Projector
 from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import context_for, degraded, new_state, weight_decay_groups
+from maskbench.pretrain import context_for, degraded
+from maskbench.schedule import weight_decay_groups
+from maskbench.state import new_state
 from maskbench.view import View, complete
 from maskbench.vit import Encoder, build_encoder
 from tests.tiny import tiny
@@ -56,6 +58,7 @@ def head_for(
             parameter.add_(0.3 * torch.randn_like(parameter))
         head.class_centre.copy_(torch.linspace(-0.4, 0.4, 5))
         head.patch_centre.copy_(torch.tensor([0.3, -0.1, 0.2, -0.3, 0.1]))
+    head.prepare((), 0.12)
     return head
 
 
@@ -82,16 +85,14 @@ def uneven() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return first, second
 
 
-def examples(
-    masks: tuple[dict[str, Tensor], ...] = ({}, {}), local: tuple[Tensor, ...] = (), progress: float = 0.12
-) -> Examples:
+def examples(masks: tuple[dict[str, Tensor], ...] = ({}, {}), local: tuple[Tensor, ...] = ()) -> Examples:
     """Two crops of three images; what the student is shown of them is not what the teacher is shown."""
     clean = (images(1), images(2))
     views = tuple(
         complete(View(crop + 0.5 * images(3), **mask), crop, GRID)  # type: ignore[arg-type]
         for crop, mask in zip(clean, masks, strict=True)
     )
-    return Examples(views, clean, torch.zeros(3, dtype=torch.long), local, progress)
+    return Examples(views, clean, torch.zeros(3, dtype=torch.long), local)
 
 
 # The definitions, one image, one token and one number at a time.
@@ -251,7 +252,7 @@ def float64_examples(given: Examples) -> Examples:
         for view in given.views
     )
     clean = tuple(crop.double() for crop in given.clean)
-    return Examples(views, clean, given.labels, tuple(crop.double() for crop in given.local), given.progress)
+    return Examples(views, clean, given.labels, tuple(crop.double() for crop in given.local))
 
 
 @pytest.mark.parametrize("local", [(), (images(4, 8, 8), images(5, 4, 12))], ids=["full", "local"])
@@ -271,14 +272,16 @@ def test_dinos_loss_is_the_cross_entropy_over_all_pairs_of_different_crops(
 @pytest.mark.parametrize(("progress", "warm"), [(0.0, 0.1), (0.15, 0.15), (0.3, 0.2), (0.9, 0.2)])
 @torch.no_grad()
 def test_the_teachers_temperature_rises_linearly_and_then_stays(progress: float, warm: float) -> None:
-    head, given = head_for("dino", **TEMPERATURES, warmup=0.3), examples(progress=progress)
+    head, given = head_for("dino", **TEMPERATURES, warmup=0.3), examples()
+    head.prepare((), progress)
     expected = plain_class_loss(float64_copy(head), float64_examples(given), warm)
     assert float(head(given).loss) == pytest.approx(expected, rel=2e-5)
 
 
 @torch.no_grad()
 def test_without_a_warm_up_the_temperature_is_the_final_one() -> None:
-    head, given = head_for("dino", **TEMPERATURES, warmup=0), examples(progress=0.0)
+    head, given = head_for("dino", **TEMPERATURES, warmup=0), examples()
+    head.prepare((), 0.0)
     expected = plain_class_loss(float64_copy(head), float64_examples(given), 0.2)
     assert float(head(given).loss) == pytest.approx(expected, rel=2e-5)
 
@@ -362,7 +365,8 @@ def test_the_gradient_agrees_with_finite_differences(name: str, shared: bool | N
 @both
 def test_the_teacher_gets_no_gradient_and_all_of_the_student_does(name: str) -> None:
     head = head_for(name)
-    head(examples(uneven(), (images(4, 8, 8),), progress=0.5)).loss.backward()
+    head.prepare((), 0.5)
+    head(examples(uneven(), (images(4, 8, 8),))).loss.backward()
     assert list(head.teacher.parameters())
     for parameter in head.teacher.parameters():
         assert not parameter.requires_grad
@@ -377,7 +381,8 @@ def test_prototypes_have_no_gradient_while_frozen_and_have_after(shared: bool) -
     projectors = [head.student.of_class, head.student.of_patch]
     for progress, moves in ((0.0, False), (0.2499, False), (0.25, True), (0.9, True)):
         head.zero_grad(set_to_none=True)
-        head(examples(uneven(), progress=progress)).loss.backward()
+        head.prepare((), progress)
+        head(examples(uneven())).loss.backward()
         for projector in projectors:
             assert projector is not None
             assert (projector.prototypes.grad is not None) == moves
@@ -386,7 +391,8 @@ def test_prototypes_have_no_gradient_while_frozen_and_have_after(shared: bool) -
 
 def test_a_share_of_0_freezes_nothing() -> None:
     head = head_for("dino", frozen=0.0)
-    head(examples(progress=0.0)).loss.backward()
+    head.prepare((), 0.0)
+    head(examples()).loss.backward()
     assert head.student.of_class.prototypes.grad is not None
 
 
@@ -407,7 +413,7 @@ def test_what_is_hidden_reaches_the_teacher_alone(name: str) -> None:
             crops[crop] = other
         else:
             views[crop] = complete(View(other, view.hidden, view.replaced, view.thrown), seen, GRID)
-        return head(Examples(tuple(views), tuple(crops), given.labels, (), given.progress)).loss
+        return head(Examples(tuple(views), tuple(crops), given.labels)).loss
 
     for crop in (0, 1):
         hidden = given.views[crop].hidden
@@ -438,7 +444,8 @@ def test_teacher_and_centres_follow_step_by_step(name: str, shared: bool | None)
     expected = [parameter.detach().double() for parameter in head.taught.parameters()]
     class_centre, patch_centre = head.class_centre.tolist(), head.patch_centre.tolist()
     for step in range(4):
-        given = examples(uneven(), progress=step / 4)
+        given = examples(uneven())
+        head.prepare(given.clean, step / 4)
         with torch.no_grad():
             precise, precisely = float64_copy(head), float64_examples(given)
             _, known = plain_class_answers(precise, precisely)
@@ -485,7 +492,7 @@ def test_nothing_changes_in_eval_mode(name: str) -> None:
     head = head_for(name).eval()
     before = copy.deepcopy(head.state_dict())
     outcome = head(examples(uneven(), (images(4, 8, 8),)))
-    head.prepare((images(1), images(2)))
+    head.prepare((images(1), images(2)), 0.12)
     head.attention(images(1))
     assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())
     after = head.train()(examples(uneven(), (images(4, 8, 8),)))
@@ -524,7 +531,7 @@ def test_attention_and_features_are_the_teachers_own_and_refreshed_after_a_step(
     passes = []
     attend = Encoder.attend
     monkeypatch.setattr(Encoder, "attend", lambda self, given: passes.append(self) or attend(self, given))
-    head.prepare(crops)
+    head.prepare(crops, 0.5)
     seen = []
     for crop in crops:
         seen.append(head.attention(crop))
@@ -573,7 +580,7 @@ def test_strategies_get_the_teachers_attention_to_the_clean_crops(name: str, tmp
     made = batches()
     assert len(made) == 2
     assert not torch.equal(made[0].images, made[1].images)
-    head.prepare(tuple(batch.images for batch in made))
+    head.prepare(tuple(batch.images for batch in made), 0.5)
     before = [attention(batch) for batch in made]
     for batch, offered in zip(made, before, strict=True):
         torch.testing.assert_close(offered, head.teacher.encoder.cls_attention(batch.images))

@@ -21,7 +21,7 @@ COMMITTED = sorted(path.parent for path in (ROOT / "results").glob("*/tables"))
 DRAWN = [folder for folder in COMMITTED if (folder / "figures").exists()]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/objectives.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/objectives.md", "docs/probes.md"])
 def test_tables_shown_are_the_committed_ones(page: str) -> None:
     shown = re.findall(r"<!-- (results/\S+\.md) -->\n(.*?)<!-- end -->", (ROOT / page).read_text(), re.DOTALL)
     assert shown

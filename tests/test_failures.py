@@ -73,8 +73,8 @@ def test_a_failed_run_is_tried_again_from_its_checkpoint(tmp_path: Path, monkeyp
 def test_too_little_memory_suggests_what_takes_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register("moody")(Moody)
     monkeypatch.setattr(Moody, "fail", lambda self: torch.empty(2**52))  # torch's own error, four petabytes
-    said = "out of memory at step 3 in batches of 64; try --batch-size 32, --precision bf16 or a smaller --model"
-    with pytest.raises(Failed, match=said):
+    tried = "try --batch-size 32, --set train.accumulate=2, --precision bf16 or a smaller --model"
+    with pytest.raises(Failed, match=f"out of memory at step 3 in batches of 64; {tried}"):
         run(tiny(tmp_path, "moody", probes="knn"))
 
 

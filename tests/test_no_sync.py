@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from maskbench.config import merge, parse, preset
 from maskbench.data.splits import Splits
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import State, outcome_of
+from maskbench.pretrain import outcome_of
+from maskbench.state import State
 from maskbench.strategy import REGISTRY
 from maskbench.view import View
 

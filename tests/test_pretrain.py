@@ -10,17 +10,9 @@ from torch import Tensor
 from maskbench.config import RunConfig
 from maskbench.crops import crops
 from maskbench.plan import Plan, build, load_splits, plan
-from maskbench.pretrain import (
-    Diverged,
-    State,
-    context_for,
-    data_order,
-    degraded,
-    learning_rate,
-    pretrain,
-    steps_per_epoch,
-    weight_decay_groups,
-)
+from maskbench.pretrain import Diverged, context_for, data_order, degraded, pretrain
+from maskbench.schedule import learning_rate, steps_per_epoch, weight_decay_groups
+from maskbench.state import State
 from maskbench.timing import Stopwatch
 from tests.tiny import tiny
 

@@ -23,8 +23,9 @@ from maskbench.data.augment import Boxes
 from maskbench.joining import joined
 from maskbench.launch import Launch
 from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import Shown, State
+from maskbench.pretrain import Shown
 from maskbench.probe import Subject
+from maskbench.state import State
 from maskbench.timing import Stopwatch
 from tests.tiny import tiny
 

@@ -38,7 +38,8 @@ ALT = {
     "learning-curves-flops": "Online accuracy by computation",
     "data-sets": "Accuracy of every strategy on every data set",
 }
-ELSEWHERE = ("seed", "output", "data.data_dir", "system.device")  # what is said for each run, or nowhere
+# What is said for each run, or nowhere.
+ELSEWHERE = ("seed", "output", "data.data_dir", "data.memory_gib", "system.device", "system.workers")
 
 
 def write_report(results: Results, path: Path, baseline: str = BASELINE) -> Path:

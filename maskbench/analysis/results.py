@@ -210,8 +210,8 @@ def _settings(record: RunRecord) -> dict[str, str]:
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:
         config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}
-    config["system"] = {key: value for key, value in config["system"].items() if key != "device"}
-    config["train"] = {key: value for key, value in config["train"].items() if key != "accumulate"}
+    for section, machine in (("system", ("device", "workers")), ("data", ("memory_gib",)), ("train", ("accumulate",))):
+        config[section] = {key: value for key, value in config[section].items() if key not in machine}
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: Any) -> None:

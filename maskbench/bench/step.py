@@ -14,11 +14,14 @@ from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
 from maskbench.plan import Plan, build, load_splits, plan, preflight
-from maskbench.pretrain import State, followed, outcome_of, steps_per_epoch, update
+from maskbench.pretrain import outcome_of, update
+from maskbench.schedule import steps_per_epoch
+from maskbench.state import State, followed
 from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 
 CLASSES = 10
+PROGRESS = 0.5
 BATCHES = 2  # of generated images
 LONGEST_S = 0.5  # a round lasts about this long, or one step
 
@@ -33,7 +36,10 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     planned = plan(config)
     if not planned.objective.trains:
         raise UsageError(f"objective {planned.objective.name} trains nothing; there is no step to time")
-    planned, splits = _noisy(planned) if generated else load_splits(planned)
+    if generated:
+        splits = noisy(planned, BATCHES * planned.config.train.batch_size)
+    else:
+        planned, splits = load_splits(planned)
     device = splits.train.labels.device
     settle(planned.config.system)
     reset_peak_memory(device)
@@ -122,14 +128,14 @@ class StepBench:
         head, watch = self.state.head, self.watch
         self.watch = Stopwatch(watch.device)  # these phases do not count
         with autocast(self.planned.config.system):
-            head.prepare(self.given.clean)
+            head.prepare(self.given.clean, PROGRESS)
             loss = head(self.given).loss
         self._finish(loss)
         self.watch = watch
 
     def _loss(self) -> torch.Tensor:
         config, strategy, state = self.planned.config, self.planned.strategy, self.state
-        _, outcome = outcome_of(config, self.splits, strategy, state, self.index, 0, 0.5, self.watch)
+        _, outcome = outcome_of(config, self.splits, strategy, state, self.index, 0, PROGRESS, self.watch)
         return outcome.loss
 
     def _finish(self, loss: torch.Tensor) -> None:
@@ -139,7 +145,7 @@ class StepBench:
             loss.backward()
         with self.watch.phase("optimizer"):
             update(config, state, steps_per_epoch(config, len(self.splits.train)))
-            state.head.after_step(0.5)
+            state.head.after_step(PROGRESS)
         if state.teacher is not None:
             with self.watch.phase("mask"):
                 state.teacher.update(followed(state.head, self.planned.strategy))
@@ -155,16 +161,17 @@ def _timed(step: Any, count: int, device: torch.device) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _noisy(planned: Plan) -> tuple[Plan, Splits]:
-    """Noise of the configuration's size on its device."""
+def noisy(planned: Plan, count: int) -> Splits:
+    """`count` images of noise, of the configuration's size and on its device."""
     config = planned.config
-    count = BATCHES * config.train.batch_size
     shape = (count, config.data.in_chans, *config.data.img_size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.arange(count) % CLASSES, torch.ones(count))
     names = tuple(map(str, range(CLASSES)))
-    splits = assemble("noise", images, images.take(torch.arange(CLASSES)), classes=names, fingerprint="noise")
-    return planned, splits.to(torch.device(config.system.device))
+    splits = assemble(
+        "noise", images, images.take(torch.arange(min(count, CLASSES))), classes=names, fingerprint="noise"
+    )
+    return splits.to(torch.device(config.system.device))
 
 
 def print_step(found: dict[str, Any]) -> None:

@@ -29,6 +29,22 @@ Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE.py|MODULE", help="Strategies of your own; repeatable.")
 ]
 
+On = Annotated[
+    str | None, typer.Option(metavar="local|ray|slurm", help="Where the runs go; local if not given (docs/scaling.md).")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time: 1 here, as many as fit on a cluster.")]
+CpusPerRun = Annotated[int | None, typer.Option(min=1, help="ray, slurm: cores, which are its threads; 1.")]
+GpusPerRun = Annotated[float | None, typer.Option(min=0, help="ray, slurm: e.g. 1, or on ray 0.25.")]
+MemoryPerRun = Annotated[float | None, typer.Option(min=0.001, metavar="GIB", help="ray, slurm: memory of a run.")]
+RayAddress = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; RAY_ADDRESS or one here if not given.")
+]
+Partition = Annotated[str | None, typer.Option(help="slurm: as sbatch takes it.")]
+Time = Annotated[str | None, typer.Option(help="slurm: as sbatch takes it; 4:00:00. What is longer is requeued.")]
+SlurmOptions = Annotated[
+    list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any option of sbatch; repeatable.")
+]
+
 
 def load_plugins(plugins: list[str] | None) -> list[str]:
     """Import plugins; the names of the strategies that they register."""

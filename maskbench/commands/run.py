@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.commands.options import Plugins, Regime, load_plugins, resumable
+from maskbench.commands.options import (
+    CpusPerRun,
+    GpusPerRun,
+    Jobs,
+    MemoryPerRun,
+    On,
+    Partition,
+    Plugins,
+    RayAddress,
+    Regime,
+    SlurmOptions,
+    Time,
+    load_plugins,
+    resumable,
+)
 from maskbench.commands.results import figures_of, tables_of
 from maskbench.errors import UsageError
 from maskbench.launch import launched
@@ -35,11 +49,14 @@ def run(
     ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
     objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")
+        str | None,
+        typer.Option(help="shapes, torch/NAME, hfds/NAME, wds/FOLDER, or a path to Parquet files or image folders."),
     ] = None,
     probe_dataset: Annotated[str | None, typer.Option(help="Probed instead; training needs no labels.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a torch/NAME data set if it is missing.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="Where torch/ and hfds/ data are kept, or wds/ lies.")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a torch/ or hfds/ data set if it is missing.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
     patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
@@ -57,7 +74,15 @@ def run(
         str | None, typer.Option(help="Settings to start from; see `list presets`; quick if not given.")
     ] = None,
     suite: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A grid of runs; see `list suites`.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the runs.")] = 1,
+    on: On = None,
+    jobs: Jobs = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    memory_per_run: MemoryPerRun = None,
+    ray_address: RayAddress = None,
+    partition: Partition = None,
+    time: Time = None,
+    slurm: SlurmOptions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long, and stop.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
@@ -68,6 +93,10 @@ def run(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
     precision: Annotated[Precision | None, typer.Option()] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Processes that decode streamed data; auto: a core each. 0: none."),
+    ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
     ] = False,
@@ -109,6 +138,7 @@ def run(
         "system.device": device,
         "system.precision": precision,
         "system.compile": compile_,
+        "system.workers": workers,
         "system.deterministic": deterministic or None,
     }
     given = {path: value for path, value in flags.items() if value is not None}
@@ -129,8 +159,6 @@ def run(
         runs = lambda _: configs  # noqa: E731  # nothing is left to choose
     first = runs(None)[0]
     together = launched()
-    if together.world > 1 and jobs > 1:
-        raise UsageError(f"{together.world} processes share each run here; drop --jobs {jobs}, or start one process")
     if print_config:
         import yaml
 
@@ -140,13 +168,17 @@ def run(
         wanted = [each.data for each in runs(None)]
         _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
     from maskbench.campaign import Campaign
+    from maskbench.executors.place import Place
     from maskbench.reporter import Reporter, Terminal
     from maskbench.tracking import trackers
 
     followed = track.split(",") if track else []
     trackers(followed)  # refused before anything is planned
+    place = Place(on or "local", jobs, cpus_per_run, gpus_per_run, memory_per_run, ray_address, partition, time, slurm)
+    if together.world > 1 and (place.at_once > 1 or not place.here):
+        raise UsageError(f"{together.world} processes share each run here; drop --jobs and --on, or start one process")
     reporter = Terminal() if together.first else Reporter()
-    campaign = Campaign(runs, tried, jobs, plugin or [], force, checkpoint_every, reporter, followed * together.first)
+    campaign = Campaign(runs, tried, place, plugin or [], force, checkpoint_every, reporter, followed * together.first)
     if not dry_run:
         _carry_out(campaign, first, as_json, told=suite is not None)
     elif together.first:
@@ -154,12 +186,16 @@ def run(
 
 
 def _fetch(places: set[tuple[str, str | None]]) -> None:
-    """Download what torchvision knows of these data sets, each in its folder."""
-    from maskbench.data.downloads import PREFIX, fetch
+    """Download what torchvision and Hugging Face know of these data sets, each in its folder."""
+    from maskbench.data import HUB, downloads
 
     for name, folder in places:
-        if name.startswith(PREFIX):
-            fetch(name, folder)
+        if name.startswith(downloads.PREFIX):
+            downloads.fetch(name, folder)
+        if name.startswith(HUB):
+            from maskbench.data import hub
+
+            hub.opened(name.removeprefix(HUB), folder, download=True)
 
 
 def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bool, *, told: bool) -> None:

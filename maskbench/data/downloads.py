@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from maskbench.data import cache
-from maskbench.data.files import Encoded
+from maskbench.data.encoded import Encoded, Flat
 from maskbench.errors import UsageError, unknown
 
 PREFIX = "torch/"
@@ -24,21 +24,25 @@ def fetch(dataset: str, data_dir: str | None) -> None:
         _open(dataset, folder(data_dir), part, download=True)
 
 
-def read(dataset: str, data_dir: str | None) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Splits and class names of a downloaded data set; UsageError with the remedy where it is not there."""
-    splits, classes = {}, ()
+def read(dataset: str, data_dir: str | None, flat: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
+    """Splits, written to `flat`, and class names of a downloaded data set; UsageError with the remedy where it is not
+    there."""
+    unpacked, splits, classes = Flat(flat), {}, ()
     for name, part in PARTS.items():
         source = _open(dataset, folder(data_dir), part, download=False)
         classes = tuple(source.classes)
-        labels, contents = [], []
-        for image, label in source:
-            buffer = io.BytesIO()
-            image.save(buffer, "BMP")  # lossless, and the same bytes everywhere: they are fingerprinted
-            labels.append(int(label))
-            contents.append(buffer.getvalue())
-        names = [f"image {number} of {dataset} {name}" for number in range(len(labels))]
-        splits[name] = Encoded(names, labels, list(contents))
+        splits[name] = unpacked.split(
+            (f"image {number} of {dataset} {name}", int(label), _bmp(image))
+            for number, (image, label) in enumerate(source)
+        )
     return splits, classes
+
+
+def _bmp(image: Any) -> bytes:
+    """Lossless, and the same bytes everywhere: they are fingerprinted."""
+    buffer = io.BytesIO()
+    image.save(buffer, "BMP")
+    return buffer.getvalue()
 
 
 def _open(dataset: str, root: Path, part: str, *, download: bool) -> Any:

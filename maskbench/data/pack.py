@@ -1,74 +1,73 @@
-"""Decoding: encoded images of any size to one uint8 canvas per data set."""
+"""From encoded images of any size to one uint8 canvas per data set: in memory, or streamed where they are too many."""
 
 import hashlib
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
+from maskbench.cores import each
 from maskbench.data.cache import Packed
-from maskbench.data.files import Encoded
-from maskbench.data.splits import Images
+from maskbench.data.encoded import MODES, Encoded
+from maskbench.data.splits import Images, Split
+from maskbench.data.stream import Streamed
 from maskbench.errors import UsageError
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 DETAIL = 2  # the canvas has at most this many times the rows and columns that the model sees
+GIB = 2**30
 
 
-def pack(splits: dict[str, Encoded], classes: tuple[str, ...], size: tuple[int, int], channels: int) -> Packed:
-    """Every image decoded onto a canvas of the same size.
+def pack(
+    splits: dict[str, Encoded], classes: tuple[str, ...], size: tuple[int, int], channels: int, memory_gib: float
+) -> Packed:
+    """Every image on a canvas of the same size: decoded now, or, where that takes more than `memory_gib`, later.
 
-    Images of one size no larger than DETAIL times the model's are stored as they are. Others are resized, if need be
-    with distortion, which `Images.stretch` records and the crops undo: no part of an image is cut away.
+    Images of one size no larger than DETAIL times the model's are taken as they are. Others are resized, if need be
+    with distortion, which `Images.stretch` records and the crops undo: no part of an image is cut away. Either way
+    every image is read twice and decoded once, so that what is broken is found before anything is trained.
     """
     if channels not in MODES:
         raise UsageError(f"image files have {', '.join(map(str, MODES))} channels, not {channels}; change --in-chans")
-    sizes = {name: _sizes(split) for name, split in splits.items()}
-    largest = np.concatenate(list(sizes.values())).max(0)
-    canvas = (min(int(largest[0]), DETAIL * size[0]), min(int(largest[1]), DETAIL * size[1]))
-    packed, digests = {}, hashlib.sha256(repr(classes).encode())
-    for name, split in sorted(splits.items()):
-        pixels, digest = _decode(split, canvas, channels)
-        stretch = torch.from_numpy(sizes[name][:, 1] / sizes[name][:, 0] / (canvas[1] / canvas[0])).float()
-        packed[name] = Images(pixels, torch.tensor(split.labels), stretch)
-        digests.update(name.encode() + digest + repr(split.labels).encode())
-    return Packed(packed, classes, digests.hexdigest()[:16])
+    surveyed = {name: _survey(split) for name, split in sorted(splits.items())}
+    largest = np.concatenate([sizes for sizes, _ in surveyed.values()]).max(0)
+    shape = (min(int(largest[0]), DETAIL * size[0]), min(int(largest[1]), DETAIL * size[1]), channels)
+    streamed = sum(map(len, splits.values())) * np.prod(shape) > memory_gib * GIB
+    made: dict[str, Split] = {}
+    fingerprint = hashlib.sha256(repr(classes).encode())
+    for name, (sizes, digest) in surveyed.items():
+        split, stretch = splits[name], torch.from_numpy(sizes[:, 1] / sizes[:, 0] / (shape[1] / shape[0])).float()
+        made[name] = _streamed(split, shape, stretch) if streamed else _decoded(split, shape, stretch)
+        fingerprint.update(name.encode() + digest + repr(split.labels.tolist()).encode())
+    return Packed(made, classes, fingerprint.hexdigest()[:16])
 
 
-def _each(function, numbers: Iterable[int]):  # type: ignore[no-untyped-def]
-    """Pillow and hashlib release the interpreter lock, so threads suffice."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(function, numbers, chunksize=64)
+def _survey(split: Encoded) -> tuple[np.ndarray, bytes]:
+    """(N, 2) rows and columns, read from the headers; a digest of the encoded bytes in order."""
 
-
-def _sizes(split: Encoded) -> np.ndarray:
-    """(N, 2) rows and columns, read from the headers."""
-
-    def size(number: int) -> tuple[int, int]:
-        with split.open(split.read(number), number) as image:
-            return image.height, image.width
-
-    return np.array(list(_each(size, range(len(split)))))
-
-
-def _decode(split: Encoded, canvas: tuple[int, int], channels: int) -> tuple[torch.Tensor, bytes]:
-    """(N, C, *canvas) uint8, and a digest of the encoded bytes in order."""
-    pixels = np.empty((len(split), channels, *canvas), np.uint8)
-
-    def decode(number: int) -> bytes:
+    def look(number: int) -> tuple[int, int, bytes]:
         encoded = split.read(number)
-        try:
-            with split.open(encoded, number) as image:
-                converted = image.convert(MODES[channels])
-        except OSError as error:
-            raise split.broken(number, error) from None
-        if (converted.height, converted.width) != canvas:
-            converted = converted.resize(canvas[::-1], Image.Resampling.BILINEAR)
-        pixels[number] = np.asarray(converted).reshape(*canvas, channels).transpose(2, 0, 1)
-        return hashlib.sha256(encoded).digest()
+        with split.open(encoded, number) as image:
+            return image.height, image.width, hashlib.sha256(encoded).digest()
 
-    digest = hashlib.sha256(b"".join(_each(decode, range(len(split))))).digest()
-    return torch.from_numpy(pixels), digest
+    sizes, digest = np.empty((len(split), 2)), hashlib.sha256()
+    for number, (rows, cols, of_image) in enumerate(each(look, len(split))):
+        sizes[number] = rows, cols
+        digest.update(of_image)
+    return sizes, digest.digest()
+
+
+def _decoded(split: Encoded, shape: tuple[int, int, int], stretch: Tensor) -> Images:
+    rows, cols, channels = shape
+    pixels = np.empty((len(split), channels, rows, cols), np.uint8)
+
+    def decode(number: int) -> None:
+        pixels[number] = split.pixels(number, shape).transpose(2, 0, 1)
+
+    for _ in each(decode, len(split)):
+        pass
+    return Images(torch.from_numpy(pixels), split.labels, stretch)
+
+
+def _streamed(split: Encoded, shape: tuple[int, int, int], stretch: Tensor) -> Streamed:
+    whole = Streamed(split, torch.arange(len(split)), split.labels.clone(), stretch, torch.tensor(shape))
+    return whole.with_levels()

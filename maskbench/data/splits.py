@@ -1,5 +1,6 @@
-"""A data set in memory: packed uint8 images, labels, and which part serves which purpose."""
+"""A data set as a run sees it: images, labels, and which part serves which purpose."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,9 +11,38 @@ from maskbench.draws import Draws, keys
 VALIDATION_SHARE = 0.1
 
 
+class Split(ABC):
+    """Images by number, in memory or to be read.
+
+    labels: (N,) int64, on the device on which images are given. objects: (N, H, W) bool, where known.
+    """
+
+    labels: Tensor
+    objects: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def take(self, index: Tensor) -> "Images":
+        """The images of these numbers, in this order, in memory."""
+
+    @abstractmethod
+    def part(self, index: Tensor) -> "Split":
+        """A split of these images, in this order, that are where they are."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "Split":
+        """The same split, whose images are given on `device`."""
+
+    @abstractmethod
+    def levels(self) -> Tensor:
+        """(C, 256) int64: how many pixels of each channel have each level."""
+
+
 @dataclass(frozen=True)
-class Images:
-    """One split.
+class Images(Split):
+    """One split in memory.
 
     pixels: (N, C, H, W) uint8. labels: (N,) int64. stretch: (N,) float32, how much wider than tall the original is
     compared to the stored canvas (1 = stored undistorted). objects: (N, H, W) bool, True on the object, where known.
@@ -23,13 +53,18 @@ class Images:
     stretch: Tensor
     objects: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def take(self, index: Tensor) -> "Images":
         """The images of these numbers, in this order."""
         objects = None if self.objects is None else self.objects[index.to(self.objects.device)]
         return Images(self.pixels[index], self.labels[index], self.stretch[index], objects)
+
+    def part(self, index: Tensor) -> "Images":
+        """What `take` gives."""
+        return self.take(index)
+
+    def levels(self) -> Tensor:
+        """See `Split`."""
+        return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in self.pixels.unbind(1)])
 
     def to(self, device: torch.device) -> "Images":
         """The same split with its pixels, labels and stretch on `device`."""
@@ -49,9 +84,9 @@ class Splits:
     """
 
     name: str
-    train: Images
-    test: Images
-    validation: Tensor | Images
+    train: Split
+    test: Split
+    validation: Tensor | Split
     fit: Tensor
     classes: tuple[str, ...]
     fingerprint: str
@@ -65,9 +100,9 @@ class Splits:
 
     def without_test(self) -> "Splits":
         """For choices: `fit` is train, and validation takes the place of test, which is not there."""
-        train, held_out = self.train.take(self.fit), self.validation
+        train, held_out = self.train.part(self.fit), self.validation
         if isinstance(held_out, Tensor):
-            held_out = self.train.take(held_out)
+            held_out = self.train.part(held_out)
         return replace(self, train=train, fit=torch.arange(len(train)), validation=held_out, test=held_out)
 
     def to(self, device: torch.device) -> "Splits":
@@ -90,12 +125,12 @@ def stratified_order(labels: Tensor) -> Tensor:
 
 def assemble(
     name: str,
-    train: Images,
-    test: Images,
+    train: Split,
+    test: Split,
     *,
     classes: tuple[str, ...],
     fingerprint: str,
-    validation: Images | None = None,
+    validation: Split | None = None,
     limit: int | None = None,
 ) -> Splits:
     """Splits with the first `limit` training images of the stratified order, and a validation part.
@@ -103,23 +138,23 @@ def assemble(
     Without a validation split, a stratified tenth of train (at least one image) is held out for choices.
     """
     if limit is not None and limit < len(train):
-        train = train.take(stratified_order(train.labels)[:limit].sort().values)
+        train = train.part(stratified_order(train.labels)[:limit].sort().values)
     if validation is None:
         order = stratified_order(train.labels)
         held_out = max(1, round(VALIDATION_SHARE * len(train)))
-        choice: Tensor | Images = order[:held_out].sort().values
+        choice: Tensor | Split = order[:held_out].sort().values
         fit = order[held_out:].sort().values
     else:
         choice, fit = validation, torch.arange(len(train))
-    mean, std = moments(train.pixels)
+    mean, std = moments(train.levels())
     return Splits(name, train, test, choice, fit, classes, fingerprint, mean, std)
 
 
-def moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) mean and standard deviation of uint8 pixels (N, C, H, W) scaled to [0, 1], from exact integer histograms."""
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)]).double()
-    levels = torch.arange(256, dtype=torch.float64) / 255
+def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) mean and standard deviation of pixels scaled to [0, 1], from how many of them have each level (C, 256)."""
+    counts = levels.double()
+    value = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
-    mean = share @ levels
-    variance = (share * (levels - mean[:, None]) ** 2).sum(1)
+    mean = share @ value
+    variance = (share * (value - mean[:, None]) ** 2).sum(1)
     return mean.float(), variance.sqrt().clamp_min(1e-6).float()

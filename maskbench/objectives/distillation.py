@@ -146,6 +146,11 @@ class DistillationHead(Head):
         self.patch_centre: Tensor
         self.register_buffer("class_centre", torch.zeros(given.prototypes))
         self.register_buffer("patch_centre", torch.zeros(given.prototypes))
+        self.temperature: Tensor
+        self.token_temperature: Tensor
+        self.register_buffer("temperature", torch.zeros(()), persistent=False)
+        self.register_buffer("token_temperature", torch.zeros(()), persistent=False)
+        self._schedule(0.0)
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
@@ -158,7 +163,8 @@ class DistillationHead(Head):
         return self.teacher.copy
 
     @torch.no_grad()
-    def prepare(self, clean: tuple[Tensor, ...]) -> None:
+    def prepare(self, clean: tuple[Tensor, ...], progress: float) -> None:
+        self._schedule(progress)
         for images in clean:
             self.teacher.look(images)
 
@@ -172,21 +178,17 @@ class DistillationHead(Head):
 
     def forward(self, given: Examples) -> Outcome:
         seen = [self.encoder.with_mask_tokens(view) for view in given.views]
-        frozen = given.progress < self.given.frozen
         tokens = [encoded.prefix[:, 0] for encoded in seen]
         tokens += [self.encoder(images).prefix[:, 0] for images in given.local]
-        answers = [precise(self.student.of_class(token, frozen=frozen)) for token in tokens]
+        answers = [precise(self.student.of_class(token, frozen=self.frozen)) for token in tokens]
         with torch.no_grad():
             taught = [self.teacher.look(images)[0] for images in given.clean]
             known = [precise(self.taught.of_class(encoded.prefix[:, 0])) for encoded in taught]
-            temperature = self._temperature(
-                self.given.teacher_temperature_start, self.given.teacher_temperature, given.progress
-            )
-            targets = [((answer - self.class_centre) / temperature).softmax(-1) for answer in known]
+            targets = [((answer - self.class_centre) / self.temperature).softmax(-1) for answer in known]
         loss = self.class_loss(answers, targets)
         logs = {"loss/class": loss.detach(), **entropies(torch.cat(targets))}
         if isinstance(self.given, Ibot):
-            token_loss = self.token_loss(self.given, given, seen, taught, frozen=frozen)
+            token_loss = self.token_loss(self.given, given, seen, taught)
             logs["loss/token"] = token_loss.detach()
             loss = loss + self.given.token_weight * token_loss
         if self.training:
@@ -203,13 +205,10 @@ class DistillationHead(Head):
         ]
         return torch.stack(pairs).mean()
 
-    def token_loss(
-        self, ibot: Ibot, given: Examples, seen: list[Encoded], taught: list[Encoded], *, frozen: bool
-    ) -> Tensor:
+    def token_loss(self, ibot: Ibot, given: Examples, seen: list[Encoded], taught: list[Encoded]) -> Tensor:
         """The mean over crops and images of the mean cross-entropy over hidden tokens, 0 where none is."""
         project, teach = self.student.of_patch, self.taught.of_patch
         assert project is not None and teach is not None, "ibot has them"
-        temperature = self._temperature(ibot.token_temperature_start, ibot.token_temperature, given.progress)
         losses, known = [], []
         for view, student, teacher in zip(given.views, seen, taught, strict=True):
             hidden = view.recovered
@@ -218,9 +217,9 @@ class DistillationHead(Head):
             count = hidden.shape[1] - (view.length or 0) if even else None
             with torch.no_grad():
                 answer = precise(teach(_picked(teacher.patches, hidden, count)))
-                target = ((answer - self.patch_centre) / temperature).softmax(-1)
+                target = ((answer - self.patch_centre) / self.token_temperature).softmax(-1)
                 known.append(answer)
-            predicted = precise(project(_picked(student.patches, hidden, count), frozen=frozen))
+            predicted = precise(project(_picked(student.patches, hidden, count), frozen=self.frozen))
             errors = predicted.new_zeros(hidden.shape)
             errors = errors.masked_scatter(hidden, cross_entropy(predicted / ibot.student_temperature, target))
             losses.append((errors.sum(1) / hidden.sum(1).clamp_min(1)).mean())
@@ -244,8 +243,17 @@ class DistillationHead(Head):
             centre.lerp_(distributed.pooled(means, counts, otherwise=centre), 1 - self.given.centring)
             del self._answered[id(centre)]
 
-    def _temperature(self, start: float, end: float, progress: float) -> float:
-        return start + (end - start) * min(1.0, progress / self.given.warmup) if self.given.warmup else end
+    def _schedule(self, progress: float) -> None:
+        """What depends on the share of the training done. The temperatures are tensors so that a compiled step is not
+        compiled again for each; it is once, where the prototypes thaw."""
+        given = self.given
+        warm = min(1.0, progress / given.warmup) if given.warmup else 1.0
+        start, end = given.teacher_temperature_start, given.teacher_temperature
+        self.frozen = progress < given.frozen
+        self.temperature.fill_(start + (end - start) * warm)
+        if isinstance(given, Ibot):
+            start, end = given.token_temperature_start, given.token_temperature
+            self.token_temperature.fill_(start + (end - start) * warm)
 
 
 def _picked(tokens: Tensor, where: Tensor, count: int | None) -> Tensor:

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maskbench.crops import labelled_batches
-from maskbench.data.splits import Images
+from maskbench.data.splits import Split
 from maskbench.draws import seed_for
-from maskbench.pretrain import scheduled, weight_decay_groups
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, register
+from maskbench.schedule import scheduled, weight_decay_groups
 from maskbench.system import autocast
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -86,6 +86,7 @@ class Attentive(Probe):
         batches = labelled_batches(
             splits, index, encoder.grid.image_size,
             seed=subject.seed, stream="attentive", epochs=self.epochs, batch_size=batch, scale=self.crop_scale,
+            workers=subject.system.workers,
         )  # fmt: skip
         for step, (images, labels) in enumerate(batches):
             with torch.no_grad(), autocast(subject.system):
@@ -139,7 +140,7 @@ class Head(nn.Module):
         return self.classify(torch.einsum("bhw,hdw->bhd", means, value).flatten(1))
 
 
-def predictions(subject: Subject, heads: Heads, images: Images) -> list[Tensor]:
+def predictions(subject: Subject, heads: Heads, images: Split) -> list[Tensor]:
     """(n,) int64 by each head, of clean images."""
 
     def read(batch: Tensor) -> dict[str, Tensor]:

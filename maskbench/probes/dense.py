@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from maskbench.data.augment import central_boxes, object_shares
-from maskbench.data.splits import Images, Splits, stratified_order
+from maskbench.data.splits import Split, Splits, stratified_order
 from maskbench.grid import Grid
 from maskbench.probe import Probe, ProbeResult, Subject, register
 from maskbench.probes.linear import Softmax
@@ -38,7 +38,7 @@ class Dense(Probe):
 
     def refuses(self, encoder: Encoder, splits: Splits) -> str | None:
         parts = [splits.train, splits.test, splits.validation]
-        if any(isinstance(part, Images) and part.objects is None for part in parts):
+        if any(isinstance(part, Split) and part.objects is None for part in parts):
             return f"dense needs object masks, which {splits.name} has not; leave it out of --probes"
         return None
 
@@ -66,7 +66,7 @@ class Dense(Probe):
         return Softmax.fit(tokens, shares, classes, decays)
 
 
-def tokens_and_truth(subject: Subject, images: Images) -> Iterator[tuple[Tensor, Tensor]]:
+def tokens_and_truth(subject: Subject, images: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Chunk by chunk, patch tokens (B, N, D) float32 and classes (B, H, W) int64: 0, or 1 + label on the object."""
     encoder = subject.encoder
     size, device = encoder.grid.image_size, encoder.mask_token.device
@@ -90,7 +90,7 @@ def answers(classifier: Softmax, tokens: Tensor, grid: Grid) -> Tensor:
     return F.interpolate(logits, grid.image_size, mode="bilinear", align_corners=False).argmax(1)
 
 
-def confusions(subject: Subject, images: Images, classifiers: list[Softmax]) -> list[Tensor]:
+def confusions(subject: Subject, images: Split, classifiers: list[Softmax]) -> list[Tensor]:
     """For each classifier (classes, classes) int64: all pixels by true class, in rows, and answered class."""
     grid, classes = subject.encoder.grid, len(subject.splits.classes) + 1
     tables = [torch.zeros(classes, classes, dtype=torch.int64) for _ in classifiers]

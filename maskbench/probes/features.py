@@ -1,6 +1,6 @@
 """What can be said of features without any label."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskbench.collapse import effective_rank
 from maskbench.data.augment import central_boxes, object_shares, random_boxes, resample
-from maskbench.data.splits import Images
+from maskbench.data.splits import Images, Split
 from maskbench.draws import Draws, keys
 from maskbench.probe import Probe, ProbeResult, Subject, register
 
@@ -42,7 +42,7 @@ class FeatureStatistics(Probe):
         test = subject.splits.test
         index = torch.arange(len(test), device=test.labels.device)
         index = keys(index, 0, "probe", "features").argsort()[: self.images]  # folders come class by class
-        images = test.take(index)
+        images = test.part(index)
         one, two = (subject.extract(self.crops(subject, images, number)) for number in range(2))
         result = ProbeResult()
         for pooling, given in subject.features().items():
@@ -50,11 +50,11 @@ class FeatureStatistics(Probe):
             result.metrics[f"features/rank/{pooling}"] = effective_rank(values)
             result.metrics[f"features/uniformity/{pooling}"] = uniformity(values)
             result.metrics[f"features/alignment/{pooling}"] = alignment(one[pooling], two[pooling])
-        if images.objects is not None and subject.encoder.vit.cls_token is not None:
+        if isinstance(images, Images) and images.objects is not None and subject.encoder.vit.cls_token is not None:
             result.metrics["features/attention-iou/cls"] = self.attention_iou(subject, images)
         return result
 
-    def crops(self, subject: Subject, images: Images, number: int) -> Images:
+    def crops(self, subject: Subject, images: Split, number: int) -> Images:
         """Random crops of the images at the encoder's size, the same for every encoder."""
         size, pixels = subject.encoder.grid.image_size, []
         unit = torch.ones_like(subject.splits.std)
@@ -62,7 +62,7 @@ class FeatureStatistics(Probe):
             part = images.take(index)
             boxes = random_boxes(Draws(keys(index, number, "probe", "features")), part, size, self.scale)
             pixels.append((resample(part, boxes, size, 0 * unit, unit) * 255).round().clamp(0, 255).byte())
-        return replace(images, pixels=torch.cat(pixels), stretch=torch.ones_like(images.stretch), objects=None)
+        return Images(torch.cat(pixels), images.labels, torch.ones(len(images), device=images.labels.device))
 
     def attention_iou(self, subject: Subject, images: Images) -> float:
         """See the class."""

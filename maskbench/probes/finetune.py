@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from maskbench.crops import labelled_batches
 from maskbench.data.mixing import mixed
-from maskbench.data.splits import Images
+from maskbench.data.splits import Split
 from maskbench.draws import seed_for
-from maskbench.pretrain import decays, scheduled
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, extract, register
+from maskbench.schedule import decays, scheduled
 from maskbench.system import autocast
 from maskbench.vit import Encoder
 
@@ -87,6 +87,7 @@ class Finetune(Probe):
             batches = labelled_batches(
                 splits, index, subject.encoder.grid.image_size,
                 seed=seed, stream="finetune", epochs=self.epochs, batch_size=batch, scale=self.crop_scale,
+                workers=subject.system.workers,
             )  # fmt: skip
             for step, (images, labels) in enumerate(batches):
                 generator = np.random.default_rng(seed_for(seed, "finetune", "mixing", step))
@@ -144,7 +145,7 @@ def layer_of(name: str, depth: int) -> int:
     return 0 if name.startswith("encoder.") else depth + 1
 
 
-def predictions(subject: Subject, model: Classifier, images: Images) -> Tensor:
+def predictions(subject: Subject, model: Classifier, images: Split) -> Tensor:
     """(n,) int64, of clean images."""
 
     def read(batch: Tensor) -> dict[str, Tensor]:

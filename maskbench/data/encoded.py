@@ -1,0 +1,118 @@
+"""Images as they lie on disk, any of which can be read at any time."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskbench.data.texts import Texts
+from maskbench.errors import UsageError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+REDUCING_GAP = 2.0  # as in Pillow's thumbnails: it moves photographs by less than one level of 255 on average
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split: every image is a piece of a file.
+
+    labels: (N,) int64. names: (N), for messages. files: paths, each once; file: (N,) int64, which of them it is in.
+    start, size: (N,) int64, in bytes; a size of -1 reaches to the file's end.
+    """
+
+    labels: Tensor
+    names: Texts
+    files: Texts
+    file: Tensor
+    start: Tensor
+    size: Tensor
+
+    @classmethod
+    def whole_files(cls, paths: Sequence[Path], names: Iterable[str], labels: Sequence[int]) -> "Encoded":
+        """A file an image."""
+        number = torch.arange(len(paths))
+        start, size = torch.zeros_like(number), torch.full_like(number, -1)
+        return cls(
+            torch.tensor(labels, dtype=torch.int64), Texts.of(names), Texts.of(map(str, paths)), number, start, size
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, number: int) -> bytes:
+        """The encoded image. UsageError that names it where the file cannot be read."""
+        try:
+            with open(self.files[int(self.file[number])], "rb") as file:  # noqa: PTH123  a tenth of a small image's time
+                file.seek(int(self.start[number]))
+                return file.read(int(self.size[number]))
+        except OSError as error:
+            raise UsageError(f"cannot read {self.names[number]}: {error.strerror or error}; bring it back") from None
+
+    def open(self, encoded: bytes, number: int) -> Image.Image:
+        """Decode lazily; UsageError that names the image where it is none."""
+        try:
+            return Image.open(io.BytesIO(encoded))
+        except OSError as error:
+            raise self.broken(number, error) from None
+
+    def decode(self, encoded: bytes, number: int, shape: tuple[int, int, int]) -> Image.Image:
+        """The image on a canvas of `shape` (rows, cols, channels). UsageError that names it where it is damaged.
+
+        JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
+        """
+        rows, cols, channels = shape
+        try:
+            with self.open(encoded, number) as image:
+                image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
+                converted = image.convert(MODES[channels])
+        except (OSError, SyntaxError) as error:  # the latter for PNGs
+            raise self.broken(number, error) from None
+        if converted.size == (cols, rows):
+            return converted
+        return converted.resize((cols, rows), Image.Resampling.BILINEAR)
+
+    def pixels(self, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """`shape` (rows, cols, channels) uint8."""
+        return np.asarray(self.decode(self.read(number), number, shape)).reshape(shape)
+
+    def broken(self, number: int, error: Exception) -> UsageError:
+        """The error for an image that cannot be decoded."""
+        return UsageError(f"cannot decode {self.names[number]}: {error}; repair or remove it")
+
+
+class Flat:
+    """A new file into which images are written one after the other, for sources in which none can be reached alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        path.write_bytes(b"")
+
+    def split(self, images: Iterator[tuple[str, int, bytes]]) -> Encoded:
+        """The images, each with its name and label, written and to be read from here. OSError that names the file where
+        the disk refuses."""
+        names, labels, sizes = [], [], []
+        first = self.position
+        with self.path.open("ab") as file:
+            for name, label, encoded in images:
+                names.append(name)
+                labels.append(label)
+                sizes.append(len(encoded))
+                self.write(file, encoded)
+        size = torch.tensor(sizes, dtype=torch.int64)
+        start = first + size.cumsum(0) - size
+        numbers, files = torch.tensor(labels, dtype=torch.int64), Texts.of([str(self.path)])
+        return Encoded(numbers, Texts.of(names), files, torch.zeros_like(start), start, size)
+
+    def write(self, file: BinaryIO, encoded: bytes) -> None:
+        """See `split`."""
+        try:
+            self.position += file.write(encoded)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error

@@ -1,0 +1,340 @@
+"""Streamed data: the same numbers as packed, in any process, from any step; and what goes wrong with them."""
+
+import io
+import json
+import os
+import signal
+import sys
+import tarfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from maskbench import data
+from maskbench.config import RunConfig
+from maskbench.data.ahead import ahead
+from maskbench.data.splits import Images, Splits
+from maskbench.data.stream import Streamed
+from maskbench.errors import Failure, UsageError
+from maskbench.interrupt import Interrupted
+from maskbench.pipeline import run
+from maskbench.plan import plan
+from maskbench.pretrain import coming, data_order
+from tests.test_checkpoint import Stopper
+from tests.test_data import CLASSES, picture, png, write_folders, write_parquet
+from tests.test_interrupt import numbers
+from tests.tiny import tiny
+
+ONE_LAYER = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory() -> Iterator[None]:
+    data.load.cache_clear()
+    yield
+    data.load.cache_clear()
+
+
+def folders(root: Path) -> None:
+    write_folders(root, "train", 0, 40, rows=40, cols=30)
+    write_folders(root, "train", 40, 40, rows=36, cols=36)
+    write_folders(root, "test", 100, 20, rows=20, cols=36)
+
+
+def parquet(root: Path) -> None:
+    write_parquet(root / "train-0.parquet", 0, 50)
+    write_parquet(root / "train-1.parquet", 50, 30)
+    write_parquet(root / "test-0.parquet", 100, 20)
+
+
+def shards(root: Path) -> None:
+    """As webdataset writes them, but for a directory and a file that is no part of a sample."""
+    root.mkdir()
+    for name, first, count in (("a-train-000", 0, 50), ("a-train-001", 50, 30), ("a-test-000", 100, 20)):
+        with tarfile.open(root / f"{name}.tar", "w") as tar:
+            tar.add(root, "things", recursive=False)
+            for number in range(first, first + count):
+                members = {"PNG": png(number), "cls": str(number % 3).encode(), "txt": b"a thing"}
+                if number % 2:
+                    members["json"] = json.dumps({"label": int(members.pop("cls"))}).encode()
+                for suffix, content in members.items():
+                    member = tarfile.TarInfo(f"things/{number:04}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    (root / "classnames.txt").write_text("\n".join(CLASSES))
+
+
+def hub(root: Path) -> None:
+    """Train in bytes, test in files that are only named."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    for split, rows in (("train", range(80)), ("test", range(100, 120))):
+        images: list[Any] = [{"bytes": png(number), "path": None} for number in rows]
+        if split == "test":
+            write_folders(root / "files", split, 100, 20)
+            images = [{"bytes": None, "path": str(path)} for path in sorted((root / "files").rglob("*.png"))]
+        columns = {"image": images, "label": [number % 3 for number in rows]}
+        table = pyarrow.Table.from_pydict(columns, features.arrow_schema)
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table, root / "data" / f"{split}.parquet")
+
+
+SOURCES = {"folders": folders, "parquet": parquet, "wds": shards, "hfds": hub}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A data set of 80 training and 20 test images, by its name."""
+    SOURCES[request.param](tmp_path / "data")
+    place = {"hfds": f"hfds/{tmp_path}/data/data", "wds": f"wds/{tmp_path}/data"}
+    return place.get(request.param, str(tmp_path / "data"))
+
+
+def config(folder: Path, dataset: str, memory_gib: float = 0, workers: int = 0, **changes: Any) -> RunConfig:
+    """Ten steps of training, five an epoch."""
+    settings = {"data__limit": None, "train__batch_size": 16, "model__kwargs": ONE_LAYER, "probes": "knn"}
+    settings |= {"data__dataset": dataset, "data__memory_gib": memory_gib, "system__workers": workers}
+    return tiny(folder, **{**settings, **changes})
+
+
+def both(dataset: str, limit: int | None = None, cache: Path | None = None) -> tuple[Splits, Splits]:
+    packed, streamed = (data.load(dataset, (16, 16), 3, limit, str(cache or ""), gib) for gib in (4, 0))
+    return packed, streamed
+
+
+def same(one: Images, two: Images) -> bool:
+    pairs = ((getattr(one, name), getattr(two, name)) for name in ("pixels", "labels", "stretch"))
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+def test_the_same_data_set_to_the_bit(source: str, limit: int | None, tmp_path: Path) -> None:
+    packed, streamed = both(source, limit, tmp_path / "cache")
+    assert isinstance(packed.train, Images) and isinstance(streamed.train, Streamed)
+    assert streamed.fingerprint == packed.fingerprint and streamed.sizes == packed.sizes
+    assert torch.equal(streamed.mean, packed.mean) and torch.equal(streamed.std, packed.std)
+    for name in ("train", "test"):
+        ours, theirs = getattr(streamed, name), getattr(packed, name)
+        index = torch.randperm(len(ours), generator=torch.Generator().manual_seed(0))
+        assert same(ours.take(index), theirs.take(index))
+        assert same(ours.part(index[5:]).part(index[index < len(index) - 5]).take(torch.tensor([3, 1])),
+                    theirs.take(index[5:]).take(index[index < len(index) - 5]).take(torch.tensor([3, 1])))  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["folders"], indirect=True)
+def test_the_same_run_to_the_last_digit(source: str, tmp_path: Path) -> None:
+    """Losses, realised ratios, online readings and probes; so crops and masks too."""
+    packed = run(config(tmp_path / "packed", source, 4))
+    streamed = run(config(tmp_path / "streamed", source))
+    assert streamed.dataset.pop("streamed") and "streamed" not in packed.dataset
+    ignored = {"config": None, "environment": None}
+    assert numbers(streamed) | ignored == numbers(packed) | ignored
+    assert streamed.run_id == packed.run_id, "how images are read is no part of what a run is"
+    folders = [tmp_path / name / "runs" / packed.run_id for name in ("packed", "streamed")]
+    for name in ("masks.png", "predictions.npz"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    one, two = (load_file(folder / "encoder.safetensors") for folder in folders)
+    assert all(torch.equal(one[name], two[name]) for name in one.keys() | two.keys())
+
+
+def test_as_many_processes_as_one_likes(tmp_path: Path) -> None:
+    """In pieces, whose number does not divide that of the images, and more batches than there are slots."""
+    folders(tmp_path)
+    packed, streamed = (splits.train for splits in both(str(tmp_path)))
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randperm(80, generator=generator)[:size] for size in [11] * 30 + [7]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskbench.data.ahead.PIECE_BYTES", 4 * 32 * 32 * 3)
+        for workers in (0, 1, 2):
+            with ahead(streamed, batches, workers) as prepared:
+                assert all(same(prepared.take(index), packed.take(index)) for index in batches)
+
+
+def test_what_is_announced_is_what_is_asked_for(tmp_path: Path) -> None:
+    labels, settings = torch.zeros(70), tiny(tmp_path, train__batch_size=16, train__epochs=3)
+    whole = [data_order(0, epoch, labels)[place : place + 16] for epoch in range(3) for place in range(0, 64, 16)]
+    for step in (0, 3, 4, 9, 12):
+        announced = list(coming(settings, labels, step))
+        assert len(announced) == 12 - step
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(announced, whole[step:], strict=True))
+    other = next(coming(settings.model_copy(update={"seed": 1}), labels, 0))
+    assert not torch.equal(other, whole[0]) and not torch.equal(whole[0], whole[4]), "by seed, and by epoch"
+
+
+def test_a_crash_anywhere_changes_no_number(tmp_path: Path) -> None:
+    folders(tmp_path / "data")
+    whole = run(config(tmp_path / "whole", str(tmp_path / "data"), probes="knn"))
+    again = partial(config, tmp_path / "crashed", str(tmp_path / "data"), probes="knn")
+    for step, workers in ((2, 1), (7, 0)):  # within the first epoch, and within the second
+        with pytest.raises(Interrupted):
+            run(again(workers=workers), reporter=Stopper(step), checkpoint_every=0)
+    ignored = {"config": None, "environment": None}
+    resumed = run(again(), checkpoint_every=0)
+    assert numbers(resumed) | ignored == numbers(whole) | ignored and resumed.interruptions == 2
+
+
+def test_streamed_where_packed_is_too_large(tmp_path: Path) -> None:
+    folders(tmp_path)
+    size = 100 * 32 * 32 * 3 / 2**30
+    for memory_gib, kind in ((size * 0.99, Streamed), (size, Images)):
+        assert isinstance(data.load(str(tmp_path), (16, 16), 3, None, None, memory_gib).train, kind)
+
+
+def test_listed_once_and_again_when_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet(tmp_path)
+    first = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
+    data.load.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("maskbench.data.pack", lambda *_: pytest.fail("read again"))
+        again = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
+    assert same(first.train.take(torch.arange(9)), again.train.take(torch.arange(9)))
+    data.load.cache_clear()
+    assert isinstance(again.train, Streamed)
+    Path(again.train.encoded.files[0]).unlink()  # by somebody who tidies up the cache
+    with pytest.warns(UserWarning, match="packing again"):
+        third = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
+    assert same(first.train.take(torch.arange(9)), third.train.take(torch.arange(9)))
+
+
+def test_nothing_is_left_of_parquet_that_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet(tmp_path / "data")
+    monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "cache"))
+    data.load(str(tmp_path / "data"), (12, 12), 3)
+    assert not list((tmp_path / "cache").rglob("*.encoded"))
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="from where images would be streamed; set MASKBENCH_CACHE"):
+        data.load(str(tmp_path / "data"), (12, 12), 3, None, None, 0)
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which moves them by less than one level of 255 on average."""
+    for split, count in (("train", 12), ("test", 3)):
+        for number in range(count):
+            path = tmp_path / split / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            small = picture(number, 24, 32).resize((640, 480), Image.Resampling.BICUBIC)
+            small.save(path, quality=90)
+    decoded = data.load(str(tmp_path), (32, 32), 3).train.take(torch.arange(12)).pixels
+    monkeypatch.setattr("maskbench.data.encoded.REDUCING_GAP", 100.0)
+    data.load.cache_clear()
+    whole = data.load(str(tmp_path), (32, 32), 3, None, None, 0).train.take(torch.arange(12)).pixels
+    difference = (decoded.double() - whole.double()).abs().mean()
+    assert 0 < difference < 1
+
+
+def test_a_broken_image_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    folders(tmp_path / "data")
+    path = tmp_path / "data" / "test" / "dog" / "0100.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UsageError, match="cannot decode test/dog/0100.png") as caught:
+        run(config(tmp_path / "out", str(tmp_path / "data")))
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Any:
+    """A streamed training split, and one process that has just begun to prepare batches of it, more than there is room
+    for."""
+    folders(tmp_path)
+    _, streamed = both(str(tmp_path))
+    index = torch.arange(8)
+    return streamed.train, [index] * 200
+
+
+def test_an_image_that_vanishes_is_named(prepared: Any) -> None:
+    split, batches = prepared
+    Path(split.encoded.files[3]).unlink()
+    with (
+        pytest.raises(Failure, match="cannot read train/cat/0009.png in .*: No such file or directory; bring it back"),
+        ahead(split, batches, 1) as train,
+    ):
+        train.take(batches[0])
+
+
+def test_a_process_that_dies_is_one_line(prepared: Any) -> None:
+    split, batches = prepared
+    with pytest.raises(Failure, match="died, perhaps for want of memory; .* --workers 0") as caught:  # noqa: SIM117
+        with ahead(split, batches, 1) as train:
+            train.take(batches[0])
+            (worker,) = train._pieces[0]._workers
+            os.kill(worker.pid, signal.SIGINT)  # what a terminal sends to all processes does not disturb it
+            os.kill(worker.pid, signal.SIGTERM)
+            for index in batches[:20]:
+                train.take(index)
+            os.kill(worker.pid, signal.SIGKILL)
+            for index in batches[20:]:
+                train.take(index)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_shards_hold(tmp_path: Path) -> None:
+    shards(tmp_path / "data")
+    splits = data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+    assert splits.name == "data" and splits.classes == tuple(CLASSES)
+    assert splits.train.labels.tolist() == [number % 3 for number in range(80)]
+    assert (splits.train.take(torch.tensor([77])).pixels[0].permute(1, 2, 0).numpy() == np.asarray(picture(77))).all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "a-test-000.tar").write_bytes(b"no tar" * 200), "cannot read .*a-test-000.tar: .*"),
+        (lambda root: (root / "a-test-000.tar").unlink(), "no test split in .*: expected"),
+        (
+            lambda root: [file.unlink() for file in root.glob("*train*")],
+            "no training split in .*: expected shards such",
+        ),
+        (lambda root: (root / "classnames.txt").write_text("cat"), "names 1 classes, but there are labels up to 2"),
+        (
+            lambda root: [file.rename(file.with_suffix(".x")) for file in root.iterdir()],
+            "no training split in .*shards",
+        ),
+    ],
+    ids=["no tar", "no test", "no train", "names", "nothing"],
+)
+def test_bad_shards_are_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
+    shards(tmp_path / "data")
+    spoil(tmp_path / "data")
+    with pytest.raises(UsageError, match=message) as caught:
+        data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no folder nowhere: give wds/FOLDER, a folder of tar shards"):
+        data.load("wds/nowhere", (12, 12), 3)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match="hfds/... needs the library datasets: pip install 'maskbench.hfds.'"):
+        data.load("hfds/somebody/photos", (12, 12), 3)
+
+
+def test_identity_and_workers(tmp_path: Path) -> None:
+    ids = {plan(config(tmp_path, "./x", memory_gib, workers)).run_id for memory_gib, workers in ((0, 3), (4, 0))}
+    assert len(ids) == 1
+    assert isinstance(plan(tiny(tmp_path)).config.system.workers, int)
+    with pytest.raises(UsageError, match="system.workers"):
+        tiny(tmp_path, system__workers="many")
+
+
+def test_probes_of_streamed_data(tmp_path: Path) -> None:
+    """Those that need object masks are refused; the others give the numbers that they give of packed data."""
+    folders(tmp_path / "data")
+    every = {
+        "probes": "lowshot,features,robust:severities=[1]:dropped=[50],finetune:epochs=1:layer_decays=[1.0]",
+        "train__epochs": 1,
+    }
+    packed, streamed = (run(config(tmp_path / str(gib), str(tmp_path / "data"), gib, **every)) for gib in (4, 0))
+    known = [{k: v for k, v in record.metrics.items() if not k.startswith("cost/")} for record in (packed, streamed)]
+    assert known[0] == known[1] and any(name.startswith("robust/") for name in known[0])
+    with pytest.raises(UsageError, match="object"):
+        run(config(tmp_path / "dense", str(tmp_path / "data"), probes="dense"))
