@@ -146,5 +146,6 @@ if __name__ == "__main__":
     reason = missing()
     if reason is not None:
         sys.exit(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left
     with slurm_cluster() as around:
         sys.exit(subprocess.run(sys.argv[1:], env=around, check=False).returncode)

@@ -112,7 +112,11 @@ def _connect(ray: Any, address: str | None) -> None:
             log_to_driver=False, logging_level="ERROR",
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        if "InvalidAuthToken" in f"{error} {error.__cause__}":
+            reason = "it wants its token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file that holds it"
+        else:
+            reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot join the Ray cluster at {address or 'this machine'}: {reason}") from None
 
 
 def _reach(address: str) -> None:

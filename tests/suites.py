@@ -1,0 +1,66 @@
+"""The command, its suites and what became of them, for tests of runs on clusters."""
+
+import functools
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import yaml
+
+from tests.chaos import results
+from tests.test_cli import SMALL
+
+
+def suite(folder: Path, strategies: list[str], seeds: str, *more: str) -> list[str]:
+    """The arguments of a suite in `folder` with one control, whose results are chaos's to compare: in results/quick."""
+    content = {"strategies": strategies, "seeds": seeds, "controls": ["random-init"]}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    output = ["--output", "results/quick", "--checkpoint-every", "0"]
+    return ["run", "--suite", "./mine.yaml", "--probes", "knn", *SMALL, *output, *more]
+
+
+def begun(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    """The command in a process that heeds Ctrl-C, in a session of its own."""
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    whole = [sys.executable, "-m", "maskbench", *arguments]
+    return subprocess.Popen(
+        whole, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
+        start_new_session=True, env=env,
+    )  # fmt: skip
+
+
+def finished(folder: Path, *arguments: str, timeout: float, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and stderr of the command; killed with all that it started where it takes longer."""
+    with begun(folder, *arguments, env=env) as process:
+        try:
+            _, said = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+    return process.returncode, said
+
+
+def reference(folder: Path, arguments: list[str]) -> dict[str, str]:
+    """By run, all that must not depend on where and in how many goes it was done: done here, one after another."""
+    folder.mkdir()
+    (folder / "mine.yaml").write_bytes((folder.parent / "mine.yaml").read_bytes())
+    code, said = finished(folder, *arguments, timeout=400)
+    assert code == 0, said
+    return results(folder)
+
+
+def interruptions(folder: Path) -> dict[str, int]:
+    """By run, how often it was resumed."""
+    paths = folder.glob("results/quick/runs/*/record.json")
+    return {path.parent.name: json.loads(path.read_text())["interruptions"] for path in paths}
+
+
+def until(condition: Callable[[], object], seconds: float, otherwise: str) -> None:
+    """Wait; AssertionError with `otherwise` where it takes longer."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.1)
