@@ -11,7 +11,6 @@ from torch import Tensor
 
 from maskbench.component import Component
 from maskbench.config import System
-from maskbench.data.ahead import ahead
 from maskbench.data.augment import central_boxes, resample
 from maskbench.data.splits import Split, Splits
 from maskbench.registry import Registry
@@ -163,18 +162,14 @@ def extract(
     encoder.eval()
     size, device = encoder.grid.image_size, encoder.mask_token.device
     found: dict[str, Tensor] = {}
-    most, done = max(1, TOKENS[device.type == "cuda"] // encoder.grid.size), 0
-    chunks = torch.arange(len(images), device=images.labels.device).split(most)
-    with ahead(images, chunks, system.workers) as prepared:
-        for index in chunks:
-            batch = prepared.take(index).to(device)
-            with autocast(system):
-                said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
-            for name, values in said.items():
-                # One place for all: small ones between what comes and goes would keep gigabytes from the system.
-                if name not in found:
-                    found[name] = values.new_empty(len(images), *values.shape[1:])
-                found[name][done : done + len(index)] = values
-            done += len(index)
+    for index in torch.arange(len(images)).split(max(1, TOKENS[device.type == "cuda"] // encoder.grid.size)):
+        batch = images.take(index.to(images.labels.device)).to(device)
+        with autocast(system):
+            said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
+        for name, values in said.items():
+            # One place for all: small ones between what comes and goes would keep gigabytes of heap from the system.
+            if name not in found:
+                found[name] = values.new_empty(len(images), *values.shape[1:])
+            found[name][index[0] : index[-1] + 1] = values
     encoder.train(training)
     return found
