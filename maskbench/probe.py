@@ -12,7 +12,6 @@ from torch import Tensor
 from maskbench import distributed
 from maskbench.component import Component
 from maskbench.config import System
-from maskbench.data.ahead import ahead
 from maskbench.data.augment import central_boxes, resample
 from maskbench.data.splits import Split, Splits
 from maskbench.registry import Registry
@@ -175,18 +174,15 @@ def extract(
     batches = torch.arange(len(images), device=images.labels.device).split(most)
     bounds = distributed.shares(len(batches)) if shared else None
     start, end = (0, len(batches)) if bounds is None else bounds[distributed.rank()]
-    done = start * most
-    with ahead(images, batches[start:end], system.workers) as prepared:
-        for index in batches[start:end]:
-            batch = prepared.take(index).to(device)
-            with autocast(system):
-                said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
-            for name, values in said.items():
-                # One place for all: small ones between what comes and goes would keep gigabytes from the system.
-                if name not in found:
-                    found[name] = values.new_empty(len(images), *values.shape[1:])
-                found[name][done : done + len(index)] = values
-            done += len(index)
+    for number in range(start, end):
+        batch = images.take(batches[number]).to(device)
+        with autocast(system):
+            said = read(resample(batch, central_boxes(batch, size), size, splits.mean, splits.std))
+        for name, values in said.items():
+            # One place for all: small ones between what comes and goes would keep gigabytes of heap from the system.
+            if name not in found:
+                found[name] = values.new_empty(len(images), *values.shape[1:])
+            found[name][number * most : number * most + len(batch)] = values
     encoder.train(training)
     if bounds is not None:
         rows = [(start * most, min(end * most, len(images))) for start, end in bounds]

@@ -13,7 +13,7 @@ from maskbench.errors import UsageError
 from maskbench.record import cpu_flags
 
 FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
-MOST_WORKERS = 32  # of 0.2 GiB each
+MOST_WORKERS = 32  # of 0.3 GiB each, most of which is torch
 PLAIN_ATTENTION_BELOW = 256  # tokens; the CPU's fused backward is slow at short sequences
 
 

@@ -3,9 +3,12 @@
 import io
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,9 +32,10 @@ from maskbench.interrupt import Interrupted
 from maskbench.pipeline import run
 from maskbench.plan import plan
 from maskbench.pretrain import coming, data_order
+from tests.conftest import DATA
 from tests.test_checkpoint import Stopper
 from tests.test_data import CLASSES, picture, png, write_folders, write_parquet
-from tests.test_interrupt import numbers
+from tests.test_interrupt import numbers, until
 from tests.tiny import tiny
 
 ONE_LAYER = {"embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -338,3 +342,119 @@ def test_probes_of_streamed_data(tmp_path: Path) -> None:
     assert known[0] == known[1] and any(name.startswith("robust/") for name in known[0])
     with pytest.raises(UsageError, match="object"):
         run(config(tmp_path / "dense", str(tmp_path / "data"), probes="dense"))
+
+
+JPEG = ["--img-size", "64", "--patch-size", "8", "--epochs", "2", "--batch-size", "64", "--warmup-epochs", "0"]
+JPEG += ["--device", "cpu", "--precision", "fp32", "--probes", "knn", "--workers", "2"]
+JPEG += ["--set", "model.kwargs={embed_dim: 32, depth: 1, num_heads: 2}", "--set", "train.online_every=2"]
+STREAMED = ["--set", "data.memory_gib=0"]
+
+
+def jpegs(root: Path, count: int) -> Path:
+    """Photographs, or something like them, of 480 x 640; there are 20 of them, again and again."""
+    originals = [io.BytesIO() for _ in range(20)]
+    for number, file in enumerate(originals):
+        picture(number, 96, 128).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    for split, number in [("train", n) for n in range(count)] + [("test", n) for n in range(count // 10)]:
+        path = root / split / CLASSES[number % 3] / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(originals[number % 20].getvalue())
+    return root
+
+
+def peak_mib(arguments: list[str], folder: Path) -> float:
+    """The most memory that `maskbench run` and its processes hold together: pages that they share counted once, those
+    of files, which the system takes back when it likes, not at all."""
+    command = [sys.executable, "-m", "maskbench", "run", "--output", str(folder / "out"), *arguments]
+    environment, peak = os.environ | {"MASKBENCH_CACHE": str(folder / "cache")}, 0.0
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, sum(map(held_mib, family(process.pid))))
+            time.sleep(0.05)
+    assert process.returncode == 0
+    return peak
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that come from it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def held_mib(pid: int) -> float:
+    try:
+        about = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0.0
+    return sum(int(line.split()[1]) for line in about if line.startswith(("Pss_Anon", "Pss_Shmem"))) / 2**10
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
+    """Ten times as many images of 128 x 128 may take 64 MiB more, which is what 1,365 of the 3,168 that are added would
+    take in memory: peaks of the same run, looked at 20 times a second, differ by 20 MiB. Either run fills the largest
+    chunk of images that is encoded at a time, 256."""
+    peaks = []
+    for count in (320, 3200):
+        root = jpegs(tmp_path / str(count), count)
+        peaks.append(peak_mib(["--dataset", str(root), *JPEG, *STREAMED], tmp_path / f"run-{count}"))
+    print(f"peaks in MiB: {peaks}")
+    assert peaks[1] - peaks[0] < 64, peaks
+
+
+@pytest.mark.integration
+def test_the_command_is_stopped_and_killed_without_a_mess(tmp_path: Path) -> None:
+    """Ctrl-C, which a terminal sends to every process; then a process that decodes is killed."""
+    root = jpegs(tmp_path / "data", 200)
+    command = [sys.executable, "-m", "maskbench", "run", "--dataset", str(root), *JPEG, *STREAMED, "--epochs", "200"]
+    environment = os.environ | {"MASKBENCH_CACHE": str(tmp_path / "cache")}
+
+    def started(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(
+            [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
+            start_new_session=True,
+        )  # fmt: skip
+        until(process, "200 epochs")
+        while len(decoding := [pid for pid in family(process.pid) if b"spawn_main" in cmdline(pid)]) < 2:
+            time.sleep(0.05)
+        time.sleep(5)
+        return process, decoding
+
+    process, _ = started()
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "is saved at step" in said and "Traceback" not in said, said
+    process, decoding = started("--checkpoint-every", "1")
+    os.kill(decoding[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    lines = [line for line in said.splitlines() if "failed: a process that decodes images died" in line]
+    assert process.returncode == 1 and lines and "Traceback" not in said, said
+    assert list(tmp_path.glob("results/quick/runs/random-*/checkpoint.pt"))
+    assert not [pid for pid in decoding if b"spawn_main" in cmdline(pid)]
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_on_cifar10_stays_under_two_gibibytes(tmp_path: Path) -> None:
+    """Resident, files and all, from unpacking to probes; all 50,000 images, two epochs of them."""
+    folder = DATA / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no CIFAR-10 in {folder}")
+    arguments = ["--dataset", str(folder), "--preset", "cifar10-cpu", "--epochs", "2", "--device", "cpu"]
+    arguments += ["--set", "data.limit=null", "--set", "train.online_every=1", "--set", "train.warmup_epochs=1"]
+    command = [sys.executable, "-m", "maskbench", "run", "--output", str(tmp_path / "out"), *arguments]
+    subprocess.run(command, check=True, env=os.environ | {"MASKBENCH_CACHE": str(tmp_path / "cache")})
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak_kib < 2 * 2**20

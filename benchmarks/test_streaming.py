@@ -1,0 +1,113 @@
+"""Streamed images a second, against processes that do nothing but decode the same files; and bare decoding itself."""
+
+import itertools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskbench import data
+from maskbench.cores import cores
+from maskbench.data.ahead import ahead, decoders
+from maskbench.data.encoded import REDUCING_GAP
+from maskbench.data.stream import Streamed
+
+ASKED = 0.95
+ROUNDS = 9
+BATCH, SECONDS = 64, 4.0  # of a measurement, in which either side has all cores
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Streamed:
+    """Photographs of 375 x 500, as ImageNet's are on average, for a model of 224 x 224."""
+    root = tmp_path_factory.mktemp("photographs")
+    for part, count in (("train", 640), ("test", 10)):
+        for number in range(count):
+            path = root / part / "ab"[number % 2] / f"{number:04}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = np.random.default_rng(number).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+    train = data.load(str(root), (224, 224), 3, None, None, 0).train
+    assert isinstance(train, Streamed)
+    return train
+
+
+def bare(connection: Connection, paths: list[str], canvas: tuple[int, int, int]) -> None:
+    """In a process of its own: decode what a loop of Pillow would, for as many seconds as it is told; say how many."""
+    rows, cols, _ = canvas
+    for seconds in iter(connection.recv, None):
+        end, done = time.perf_counter() + seconds, 0
+        while time.perf_counter() < end:
+            with Image.open(paths[done % len(paths)]) as image:
+                image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
+                converted = image.convert("RGB")
+            if converted.size != (cols, rows):
+                converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
+            np.asarray(converted)
+            done += 1
+        connection.send(done)
+
+
+class Bare:
+    """As many of these processes as there are cores."""
+
+    def __init__(self, split: Streamed) -> None:
+        context = multiprocessing.get_context("spawn")
+        paths = [split.encoded.files[number] for number in range(len(split))]
+        self.pipes = []
+        for _ in range(cores()):
+            ours, theirs = context.Pipe()
+            with decoders():  # the same memory allocator as theirs whom they are compared with
+                context.Process(target=bare, args=(theirs, paths, split.canvas), daemon=True).start()
+            self.pipes.append(ours)
+
+    def images_per_s(self, seconds: float) -> float:
+        for pipe in self.pipes:
+            pipe.send(seconds)
+        return sum(pipe.recv() for pipe in self.pipes) / seconds
+
+    def end(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(None)
+
+
+def batches(split: Streamed) -> Iterator[torch.Tensor]:
+    for epoch in itertools.count():
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(epoch))
+        yield from order[: len(order) // BATCH * BATCH].split(BATCH)
+
+
+def images_per_s(split: Streamed, seconds: float) -> float:
+    """From a start with nothing prepared, after a warm-up, with as many workers as cores."""
+    coming, asked = itertools.tee(batches(split))
+    with ahead(split, coming, cores()) as prepared:
+        for index in itertools.islice(asked, 4 * cores()):  # what was prepared while processes were still starting
+            prepared.take(index)
+        start, done = time.perf_counter(), 0
+        while time.perf_counter() < start + seconds:
+            done += len(prepared.take(next(asked)))
+        return done / (time.perf_counter() - start)
+
+
+def test_at_the_decode_limit_of_the_cores(split: Streamed, benchmark: Any) -> None:
+    """One after the other, ROUNDS times; the median of the ratios counts, so that what else the machine does makes no
+    difference if it does so evenly over a round."""
+    alone, ratios = Bare(split), []
+    alone.images_per_s(1.0)
+    for _ in range(ROUNDS):
+        before = alone.images_per_s(SECONDS / 2)
+        streamed = images_per_s(split, SECONDS)
+        after = alone.images_per_s(SECONDS / 2)
+        ratios.append(streamed / ((before + after) / 2))
+        print(f"streamed {streamed:.0f}, bare {before:.0f} and {after:.0f} images/s: {ratios[-1]:.3f}")
+    alone.end()
+    benchmark.extra_info["ratios"] = ratios
+    benchmark.pedantic(split.take, (torch.arange(BATCH),), rounds=3)
+    assert statistics.median(ratios) >= ASKED, ratios
