@@ -10,6 +10,7 @@ import torch
 from maskbench.config import RunConfig, System
 from maskbench.cores import cores
 from maskbench.errors import UsageError
+from maskbench.launch import launched
 from maskbench.record import cpu_flags
 
 FAST_BF16 = frozenset({"amx_bf16", "avx512_bf16"})
@@ -54,12 +55,13 @@ def _settled(config: RunConfig, device: str, kind: str) -> RunConfig:
     fast_bf16 = kind == "cuda" or bool(FAST_BF16 & cpu_flags())
     rows, cols = (side // config.model.patch_size for side in config.data.img_size)
     plain = kind == "cpu" and rows * cols < PLAIN_ATTENTION_BELOW
+    sharing = launched().local_world if "TORCHELASTIC_RUN_ID" in os.environ else 1  # srun gives each process its own
     meant: dict[str, Any] = {
         "device": device,
         "precision": "bf16" if fast_bf16 else "fp32",
         "attention": "plain" if plain else "fused",
         "compile": False,
-        "workers": min(cores(), MOST_WORKERS),
+        "workers": min(max(1, cores() // sharing), MOST_WORKERS),
     }
     settings = config.system.model_dump()
     chosen = {key: meant[key] if value == "auto" else value for key, value in settings.items()}

@@ -110,7 +110,8 @@ def run(
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
 ) -> None:
-    """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed."""
+    """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed. Started by
+    torchrun or srun, its processes share each run."""
     from maskbench import config as settings_of
     from maskbench.suite import grid, read_suite, trials
 
