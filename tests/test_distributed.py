@@ -363,7 +363,7 @@ def test_a_process_that_is_killed_takes_the_others_along(tmp_path: Path) -> None
 @pytest.mark.integration
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     for arguments, message in (
-        (["--jobs", "2"], "2 processes share each run here; drop --jobs 2, or start one process"),
+        (["--jobs", "2"], "2 processes share each run here; drop --jobs and --on, or start one process"),
         (["--batch-size", "96"], "a batch of 96 does not divide among 2 processes in multiples of 32 images"),
         (["--set", "train.budget.seconds=5"], "a budget of seconds is measured in one process"),
         (["--device", "cuda:1"], ""),
