@@ -40,12 +40,14 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Streamed:
 
 
 def bare(connection: Connection, paths: list[str], canvas: tuple[int, int, int]) -> None:
-    """In a process of its own: decode what a loop of Pillow would, for as many seconds as it is told; say how many."""
+    """In a process of its own: decode what a loop of Pillow would, in random order, as the loader has to, for as many
+    seconds as it is told; say how many."""
     rows, cols, _ = canvas
+    order = itertools.cycle(torch.randperm(len(paths)).tolist())
     for seconds in iter(connection.recv, None):
         end, done = time.perf_counter() + seconds, 0
         while time.perf_counter() < end:
-            with Image.open(paths[done % len(paths)]) as image:
+            with Image.open(paths[next(order)]) as image:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
                 converted = image.convert("RGB")
             if converted.size != (cols, rows):

@@ -24,7 +24,7 @@ from maskbench.data.splits import Images, Split
 from maskbench.data.stream import Streamed
 from maskbench.errors import Failure, UsageError
 
-PIECE_BYTES = 2**23  # of pixels that a process makes at a time: tens of milliseconds of work
+PIECE_BYTES = 2**24  # of pixels that a process makes at a time: tens of milliseconds of work
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's; else no harm
 AHEAD = 2  # pieces waiting or under way for each process, at least
 
