@@ -117,6 +117,8 @@ def _connect(ray: Any, address: str | None) -> None:
         else:
             reason = str(error).splitlines()[0]
         raise UsageError(f"cannot join the Ray cluster at {address or 'this machine'}: {reason}") from None
+    except Exception as error:  # which Ray raises bare where its own node takes more than 30 s to start
+        raise Failure(f"Ray did not start: {str(error).splitlines()[0]} The same command tries it again") from None
 
 
 def _reach(address: str) -> None:
