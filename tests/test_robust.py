@@ -154,9 +154,9 @@ def watched(
     seen: list[tuple[Images, Any]] = []
     extract = Subject.extract
 
-    def watch(self: Subject, images: Images, read: Any = None) -> dict[str, Tensor]:
+    def watch(self: Subject, images: Images, read: Any = None, **how: bool) -> dict[str, Tensor]:
         seen.append((images, read))
-        return extract(self, images, read)
+        return extract(self, images, read, **how)
 
     given.features()
     with monkeypatch.context() as patch:
