@@ -158,7 +158,7 @@ def test_as_many_processes_as_one_likes(tmp_path: Path) -> None:
     batches = [torch.randperm(80, generator=generator)[:size] for size in [11] * 30 + [7]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maskbench.data.ahead.PIECE_BYTES", 4 * 32 * 32 * 3)
-        for workers in (0, 1, 2):
+        for workers in (0, 2):
             with ahead(streamed, batches, workers) as prepared:
                 assert all(same(prepared.take(index), packed.take(index)) for index in batches)
 
@@ -266,19 +266,18 @@ def test_an_image_that_vanishes_is_named(prepared: Any) -> None:
 
 
 def test_a_process_that_dies_is_one_line(prepared: Any) -> None:
-    split, batches = prepared
+    (split, batches), taken = prepared, 0
     with pytest.raises(Failure, match="died, perhaps for want of memory; .* --workers 0") as caught:  # noqa: SIM117
         with ahead(split, batches, 1) as train:
             train.take(batches[0])
             (worker,) = train._pieces[0]._workers
             os.kill(worker.pid, signal.SIGINT)  # what a terminal sends to all processes does not disturb it
             os.kill(worker.pid, signal.SIGTERM)
-            for index in batches[:20]:
+            for taken, index in enumerate(batches[1:]):
                 train.take(index)
-            os.kill(worker.pid, signal.SIGKILL)
-            for index in batches[20:]:
-                train.take(index)
-    assert "\n" not in str(caught.value)
+                if taken == 100:
+                    os.kill(worker.pid, signal.SIGKILL)
+    assert "\n" not in str(caught.value) and taken >= 100
 
 
 def test_what_shards_hold(tmp_path: Path) -> None:
@@ -334,7 +333,7 @@ def test_probes_of_streamed_data(tmp_path: Path) -> None:
     """Those that need object masks are refused; the others give the numbers that they give of packed data."""
     folders(tmp_path / "data")
     every = {
-        "probes": "lowshot,features,robust:severities=[1]:dropped=[50],finetune:epochs=1:layer_decays=[1.0]",
+        "probes": "features,robust:severities=[1]:dropped=[50],finetune:epochs=1:layer_decays=[1.0]",
         "train__epochs": 1,
     }
     packed, streamed = (run(config(tmp_path / str(gib), str(tmp_path / "data"), gib, **every)) for gib in (4, 0))
