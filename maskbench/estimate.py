@@ -11,7 +11,7 @@ import torch
 
 from maskbench.checkpoint import Checkpoints
 from maskbench.config import RunConfig
-from maskbench.data.splits import Splits, assemble, stratified_order
+from maskbench.data.splits import Images, Split, Splits, assemble, stratified_order
 from maskbench.flops import training_gflops_per_image
 from maskbench.folder import finished, write_files
 from maskbench.measures import diagnostics
@@ -154,10 +154,13 @@ def _reading_seconds(planned: Plan, splits: Splits, state: State) -> float:
 
 def _part(splits: Splits, count: int) -> Splits:
     """`count` images of train and as many of test, or all where there are fewer, the classes in proportion."""
-    test = splits.test.take(stratified_order(splits.test.labels)[:count])
-    part = assemble(
-        splits.name, splits.train, test, classes=splits.classes, fingerprint=splits.fingerprint, limit=count
-    )
+    device = splits.train.labels.device
+
+    def some(split: Split) -> Images:
+        return split.take(stratified_order(split.labels.cpu())[:count].to(device)).to(torch.device("cpu"))
+
+    train, test = some(splits.train), some(splits.test)
+    part = assemble(splits.name, train, test, classes=splits.classes, fingerprint=splits.fingerprint).to(device)
     return replace(part, mean=splits.mean, std=splits.std)
 
 
