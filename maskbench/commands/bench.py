@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskbench.commands.options import Plugins, load_plugins
+from maskbench.commands.options import Plugins, given, load_plugins
 from maskbench.commands.run import Precision
 
 
@@ -17,6 +17,7 @@ class Bench(StrEnum):
 
 
 def bench(
+    context: typer.Context,
     what: Annotated[Bench, typer.Argument(help="What to time.")] = Bench.strategies,
     strategy: Annotated[str | None, typer.Option(help="NAME[:key=value...]; of strategies several, or all.")] = None,
     objective: Annotated[str | None, typer.Option(help="Of step.")] = None,
@@ -49,24 +50,9 @@ def bench(
 
         specs = settings_of.parse_specs(strategy) if strategy else None
         return _shown(time_strategies(specs, rounds), print_table, as_json)
-    flags = {
-        "strategy": strategy,
-        "objective": objective,
-        "probes": probes,
-        "data.dataset": dataset or "shapes",
-        "model.name": model,
-        "data.img_size": img_size,
-        "model.patch_size": patch_size,
-        "train.batch_size": batch_size,
-        "system.device": device,
-        "system.precision": precision,
-        "system.compile": compile_,
-    }
-    given = {path: value for path, value in flags.items() if value is not None}
-    settings = settings_of.merge(
-        settings_of.merge(settings_of.preset(preset), given), settings_of.assignments(set_ or [])
-    )
-    config = settings_of.parse(settings)
+    flags = {"data.dataset": "shapes", **given(context)} | ({"strategy": strategy} if strategy else {})
+    settings = settings_of.merge(settings_of.preset(preset), flags)
+    config = settings_of.parse(settings_of.merge(settings, settings_of.assignments(set_ or [])))
     if what == Bench.step:
         from maskbench.bench.step import print_step, time_step
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -44,6 +44,41 @@ Time = Annotated[str | None, typer.Option(help="slurm: as sbatch takes it; 4:00:
 SlurmOptions = Annotated[
     list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="Any option of sbatch; repeatable.")
 ]
+
+
+SETTINGS = {  # which setting a flag of `run` and of `bench` makes, by the name of its parameter
+    "regime": "regime",
+    "ratio": "ratio",
+    "objective": "objective",
+    "probes": "probes",
+    "output": "output",
+    "dataset": "data.dataset",
+    "probe_dataset": "data.probe_dataset",
+    "data_dir": "data.data_dir",
+    "img_size": "data.img_size",
+    "in_chans": "data.in_chans",
+    "limit": "data.limit",
+    "model": "model.name",
+    "patch_size": "model.patch_size",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "blr": "train.blr",
+    "warmup_epochs": "train.warmup_epochs",
+    "weight_decay": "train.weight_decay",
+    "device": "system.device",
+    "precision": "system.precision",
+    "compile_": "system.compile",
+    "workers": "system.workers",
+    "deterministic": "system.deterministic",
+}
+
+
+def given(context: typer.Context) -> dict[str, Any]:
+    """The settings that the command's flags make, by their paths; those that are not given make none."""
+    values = {path: context.params.get(name) for name, path in SETTINGS.items()}
+    plain = {path: str(value) if isinstance(value, Path) else value for path, value in values.items()}
+    return {path: value for path, value in plain.items() if value is not None}
 
 
 def load_plugins(plugins: list[str] | None) -> list[str]:

@@ -21,6 +21,7 @@ from maskbench.commands.options import (
     Regime,
     SlurmOptions,
     Time,
+    given,
     load_plugins,
     resumable,
 )
@@ -42,6 +43,7 @@ class Precision(StrEnum):
 
 
 def run(
+    context: typer.Context,
     strategy: Annotated[str | None, typer.Option(help="NAME[:key=value...],... e.g. random,gmml:fill=zeros")] = None,
     regime: Annotated[
         Regime | None, typer.Option(help="paper: published defaults; matched: one ratio, exact counts.")
@@ -98,8 +100,9 @@ def run(
         typer.Option(metavar="N|auto", help="Processes that decode streamed data; auto: a core each. 0: none."),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU.")
-    ] = False,
+        bool | None,
+        typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU."),
+    ] = None,
     checkpoint_every: Annotated[
         float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
     ] = None,
@@ -113,51 +116,12 @@ def run(
     """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed. Started by
     torchrun or srun, its processes share each run."""
     from maskbench import config as settings_of
-    from maskbench.suite import grid, read_suite, trials
 
     load_plugins(plugin)
-    flags: dict[str, Any] = {
-        "regime": regime or ("matched" if ratio is not None else None),
-        "ratio": ratio,
-        "objective": objective,
-        "data.dataset": dataset,
-        "data.probe_dataset": probe_dataset,
-        "data.data_dir": data_dir,
-        "model.name": model,
-        "model.patch_size": patch_size,
-        "data.img_size": img_size,
-        "data.in_chans": in_chans,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": lr,
-        "train.blr": blr,
-        "train.warmup_epochs": warmup_epochs,
-        "train.weight_decay": weight_decay,
-        "data.limit": limit,
-        "probes": probes,
-        "output": None if output is None else str(output),
-        "system.device": device,
-        "system.precision": precision,
-        "system.compile": compile_,
-        "system.workers": workers,
-        "system.deterministic": deterministic or None,
-    }
-    given = {path: value for path, value in flags.items() if value is not None}
-    runs: Callable[[Choose | None], list[settings_of.RunConfig]]
-    if suite is not None:
-        if strategy or preset or config:
-            raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
-        name, read = read_suite(suite)
-        if seeds is not None:
-            read = read.model_copy(update={"seeds": settings_of.parse_seeds(seeds)})
-        over = {**given, **settings_of.assignments(set_ or [])}
-        tried = trials(name, read, over)
-        runs = partial(grid, name, read, over)
-    else:
-        settings = _laid_over(preset or "quick", config, given, set_ or [])
-        chosen = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
-        tried, configs = [], settings_of.expand(settings, chosen, settings_of.parse_seeds(seeds or "0"))
-        runs = lambda _: configs  # noqa: E731  # nothing is left to choose
+    flags = given(context)
+    if ratio is not None:
+        flags.setdefault("regime", "matched")
+    runs, tried = _asked(suite, strategy, preset, config, seeds, flags, settings_of.assignments(set_ or []))
     first = runs(None)[0]
     together = launched()
     if print_config:
@@ -215,15 +179,30 @@ def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bo
         raise typer.Exit(1)
 
 
-def _laid_over(preset: str, file: Path | None, flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """The preset's settings under those of the file, the flags that are given, and --set, in this order."""
-    from maskbench import config
+def _asked(
+    suite: str | None, strategy: str | None, preset: str | None, file: Path | None, seeds: str | None,
+    flags: dict[str, Any], assigned: dict[str, Any],
+) -> "tuple[Callable[[Choose | None], list[settings_of.RunConfig]], list[settings_of.RunConfig]]":  # fmt: skip
+    """What makes the configurations, once choices are made, and the runs by which they are made: none but in a suite.
+    flags: settings by their path; --set (assigned) is laid over them."""
+    from maskbench import config as settings_of
+    from maskbench.suite import grid, read_suite, trials
 
-    settings = {"output": f"results/{preset}", **config.preset(preset)}
-    if file is not None:
-        settings = config.merge(settings, config.read_yaml(file))
-    settings = config.merge(settings, flags)
-    return config.merge(settings, config.assignments(assignments))
+    if suite is not None:
+        if strategy or preset or file:
+            raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
+        name, read = read_suite(suite)
+        if seeds is not None:
+            read = read.model_copy(update={"seeds": settings_of.parse_seeds(seeds)})
+        over = {**flags, **assigned}
+        return partial(grid, name, read, over), trials(name, read, over)
+    preset = preset or "quick"
+    settings = {"output": f"results/{preset}", **settings_of.preset(preset)}
+    for over in ({} if file is None else settings_of.read_yaml(file), flags, assigned):
+        settings = settings_of.merge(settings, over)
+    specs = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
+    configs = settings_of.expand(settings, specs, settings_of.parse_seeds(seeds or "0"))
+    return lambda _: configs, []
 
 
 def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
