@@ -20,7 +20,6 @@ from maskbench.grid import Grid
 from maskbench.plan import build, plan
 from maskbench.record import cpu_flags
 from maskbench.strategy import REGISTRY
-from maskbench.timing import Stopwatch
 
 BATCH, ROUNDS, STEPS = 256, 7, 4  # of a round, as many as the loader's workers have ready at most
 WORKERS = 2
@@ -172,24 +171,3 @@ def test_masks(benchmark: BenchmarkFixture, name: str, grid: Grid) -> None:
     finally:
         torch.set_num_threads(threads)
     told(benchmark, "times as fast as a loop over images", ratios)
-
-
-TAUGHT = {"attention", "features", "patch_loss"}
-NAMES = [name for name in REGISTRY.names() if name != "none" and not REGISTRY.get(name).needs & TAUGHT]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_end_to_end(benchmark: BenchmarkFixture, name: str) -> None:
-    """Data, crops and masks leave the model at least 92 % of its images a second; masks of three common strategies take
-    3 % of the step at most."""
-    bench = bench_of(name)
-    seconds(bench.whole, 1), seconds(bench.model, 1)
-    bench.watch = Stopwatch(torch.device("cpu"))
-    shares = [seconds(bench.model, 2) / seconds(bench.whole, 2) for _ in range(ROUNDS)]
-    phases = bench.watch.phases_s
-    masks = phases["mask"] / sum(phases.values())
-    benchmark.pedantic(bench.whole, rounds=1)
-    told(benchmark, "end to end over the model alone", shares)
-    told(benchmark, "share of masks and degradation", [masks])
-    assert statistics.median(shares) >= 0.92
-    assert name not in ("random", "block", "gmml") or masks <= 0.03
