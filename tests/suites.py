@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,12 +25,12 @@ def suite(folder: Path, strategies: list[str], seeds: str, *more: str) -> list[s
 
 
 def begun(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-    """The command in a process that heeds Ctrl-C, in a session of its own."""
+    """The command in a process that heeds Ctrl-C, in a session of its own; one thread, as a cluster gives a run."""
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     whole = [sys.executable, "-m", "maskbench", *arguments]
     return subprocess.Popen(
         whole, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
-        start_new_session=True, env=env,
+        start_new_session=True, env={**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -47,6 +48,8 @@ def reference(folder: Path, arguments: list[str]) -> dict[str, str]:
     """By run, all that must not depend on where and in how many goes it was done: done here, one after another."""
     folder.mkdir()
     (folder / "mine.yaml").write_bytes((folder.parent / "mine.yaml").read_bytes())
+    arguments = list(arguments)
+    del arguments[arguments.index("--checkpoint-every") :][:2]
     code, said = finished(folder, *arguments, timeout=400)
     assert code == 0, said
     return results(folder)

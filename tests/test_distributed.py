@@ -1,7 +1,6 @@
 """One run by one, two and four processes: the same masks and crops, and the same numbers but for rounding."""
 
 import functools
-import json
 import os
 import signal
 import subprocess
@@ -233,8 +232,9 @@ def finished(folder: Path, count: int, *arguments: str) -> str:
 
 
 def the_record(folder: Path, strategy: str = "random") -> RunRecord:
-    (path,) = folder.glob(f"results/quick/runs/{strategy}-*/record.json")
-    return read_record(path)
+    records = map(read_record, folder.glob(f"results/quick/runs/{strategy}-*/record.json"))
+    (record,) = (each for each in records if each.objective["name"] != "random-init")
+    return record
 
 
 def near(one: RunRecord, other: RunRecord) -> None:
@@ -249,22 +249,39 @@ def near(one: RunRecord, other: RunRecord) -> None:
     assert one.diagnostics["realised_ratio_mean"] == pytest.approx(other.diagnostics["realised_ratio_mean"])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+WHAT = {  # the flags of a run, by the strategy that its folder is named after
+    "random": ["--epochs", "10"],
+    "block-ibot": ["--epochs", "10", "--strategy", "block-ibot", "--objective", together.IBOT],
+    "none": ["--epochs", "10", "--strategy", "none", "--objective", "barlow:width=48:scale=0.1"],
+}
+
+
+@pytest.fixture(scope="module", params=list(WHAT))
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunRecord]:
+    """What one process makes of it."""
     folder = tmp_path_factory.mktemp("whole")
-    finished(folder, 1, "--epochs", "10")
-    return the_record(folder)
+    finished(folder, 1, *WHAT[request.param])
+    return request.param, the_record(folder, request.param)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("count", [2, 4])
-def test_a_run_by_several_processes(tmp_path: Path, whole: RunRecord, count: int) -> None:
-    said = finished(tmp_path, count, "--epochs", "10")
-    near(the_record(tmp_path), whole)
-    assert the_record(tmp_path).environment["processes"] == count
+def test_a_run_by_several_processes(tmp_path: Path, whole: tuple[str, RunRecord], count: int) -> None:
+    """mae, ibot and barlow: final accuracies within 0.5 points, among all else that a record says."""
+    strategy, expected = whole
+    said = finished(tmp_path, count, *WHAT[strategy])
+    near(the_record(tmp_path, strategy), expected)
+    assert the_record(tmp_path, strategy).environment["processes"] == count
     assert said.count("20 steps of 128") == 1, "one process speaks"
     assert not list(tmp_path.glob("**/*.lock")) and not list(tmp_path.glob("**/checkpoint*"))
-    assert finished(tmp_path, count, "--epochs", "10").count("is done already") == 2  # and the control
+    assert finished(tmp_path, count, *WHAT[strategy]).count("is done already") == 2  # and the control
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    folder = tmp_path_factory.mktemp("longer")
+    finished(folder, 1, "--epochs", "40")
+    return the_record(folder)
 
 
 def checkpointed(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -276,10 +293,7 @@ def checkpointed(folder: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 1), (1, 2)])
-def test_killed_and_gone_on_with_by_another_number(tmp_path: Path, before: int, after: int) -> None:
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    finished(whole, 1, "--epochs", "40")
+def test_killed_and_gone_on_with_by_another_number(tmp_path: Path, longer: RunRecord, before: int, after: int) -> None:
     with started(tmp_path, before, "--epochs", "40", "--checkpoint-every", "0") as process:
         checkpointed(tmp_path, process)
         for each in children(process.pid):
@@ -287,7 +301,7 @@ def test_killed_and_gone_on_with_by_another_number(tmp_path: Path, before: int, 
         process.communicate(timeout=60)
     assert not list(tmp_path.glob("results/quick/runs/random-*/record.json"))
     assert "goes on from step" in finished(tmp_path, after, "--epochs", "40")
-    near(the_record(tmp_path), the_record(whole))
+    near(the_record(tmp_path), longer)
     assert the_record(tmp_path).interruptions == 1
     assert any(f"processes is {after} here, {before} there" in each for each in the_record(tmp_path).warnings)
 
@@ -373,25 +387,6 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
             assert process.returncode != 0
         assert said.count("maskbench: ") == 1 and message in said, said[-3000:]
         assert "exitcode  : 2" in said
-
-
-@pytest.mark.integration
-def test_srun_starts_the_same(tmp_path: Path, whole: RunRecord) -> None:
-    """Slurm's variables, without Slurm."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
-    processes = [
-        subprocess.Popen(
-            command(1, "--epochs", "10"), cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert said[1] == ("", ""), "the second is silent"
-    near(the_record(tmp_path), whole)
-    assert json.loads(json.dumps(the_record(tmp_path).environment))["processes"] == 2
 
 
 @pytest.fixture(scope="module", autouse=True)
