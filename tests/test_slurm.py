@@ -16,6 +16,7 @@ from tests.chaos import left_over, results
 from tests.slurm_cluster import missing, slurm_cluster
 from tests.suites import begun, finished, interruptions, reference, suite, until
 from tests.test_cli import SMALL
+from tests.test_distributed import command, near, the_record
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("submitit")
@@ -108,11 +109,31 @@ def test_stopped_the_jobs_save_and_leave_the_queue(tmp_path: Path, slurm: dict[s
     assert not list(tmp_path.glob("**/running.lock")), "it let go, and was not killed"
 
 
+def test_srun_starts_the_processes_of_one_run(tmp_path: Path, slurm: dict[str, str]) -> None:
+    """As torchrun does: to the numbers of one process, which writes and speaks."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder, launcher in ((alone, []), (shared, ["srun", "--ntasks=2", "--cpus-per-task=1", "--label"])):
+        folder.mkdir()
+        done = subprocess.run(
+            [*launcher, *command(1, "--epochs", "10")],
+            cwd=folder,
+            env=slurm,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "0: " in done.stderr and "1: " not in done.stdout + done.stderr, "the second is silent"
+    near(the_record(shared), the_record(alone))
+    assert (the_record(alone).environment["processes"], the_record(shared).environment["processes"]) == (1, 2)
+
+
 def test_what_slurm_refuses_is_one_line(tmp_path: Path, slurm: dict[str, str]) -> None:
     command = ["run", "--strategy", "random", "--probes", "knn", *SMALL, "--on", "slurm", "--partition", "nowhere"]
     code, said = finished(tmp_path, *command, env=slurm, timeout=120)
     assert code == 2 and "maskbench: Slurm refuses the jobs: invalid partition specified: nowhere" in said, said
-    assert "Traceback" not in said
+    assert "Traceback" not in said and "sbatch: error" not in said
+    assert not [path for path in tmp_path.glob("results/quick/slurm/**/*") if path.is_file()]
 
 
 def test_without_slurm_it_says_where_to_go(tmp_path: Path) -> None:

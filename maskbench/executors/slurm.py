@@ -1,5 +1,6 @@
 """Many runs through Slurm: arrays of jobs by submitit. The queue holds them, so the process that asked may die."""
 
+import io
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -78,9 +80,13 @@ class Slurm(Executor):
     def _submitted(self, configs: Sequence[RunConfig]) -> list[Any]:
         if not configs:
             return []
+        before = set(self.folder.iterdir())
         try:
-            return self.executor.map_array(Task(), configs, [self.terms] * len(configs))
+            with redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
+                return self.executor.map_array(Task(), configs, [self.terms] * len(configs))
         except (self.submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+            for path in set(self.folder.iterdir()) - before:
+                path.unlink()  # what no job is going to read
             lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()
             raise UsageError(f"Slurm refuses the jobs: {lines[0].removeprefix('sbatch: error: ')}") from None
 
