@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from maskbench.strategy import REGISTRY, Strategy
 from tests.test_cli import Done, maskbench
 
 TINY = ("--set", "model.kwargs={embed_dim: 32, depth: 2, num_heads: 2}", "--img-size", "16", "--device", "cpu")
 NAMED = {"model_only_images_per_s", "end_to_end_images_per_s", "mask_ms", "flops_per_image", "peak_memory_mib",
          "encoder_parameters", "decoder_parameters"}  # fmt: skip
 PHASES = {f"{name}_ms" for name in ("data", "augment", "mask", "teacher", "forward", "backward", "optimizer")}
+
+
+def learns(name: str) -> bool:
+    """Whether the strategy has a network of its own."""
+    return type(REGISTRY.create(name)).build is not Strategy.build
 
 
 def bench(*words: str) -> Done:
@@ -59,6 +65,14 @@ def test_flops_of_a_step_by_hand() -> None:
 def test_phases_are_shown_to_a_reader() -> None:
     done = bench("step", *TINY, "--batch-size", "32", "--rounds", "1")
     assert "| forward" in done.out and "images/s" in done.out and "of the model alone" in done.out
+
+
+@pytest.mark.parametrize("name", [name for name in REGISTRY.names() if learns(name)])
+def test_a_strategy_that_learns_can_be_timed(name: str) -> None:
+    """The model alone is stepped on the same views again, whose own graph one backward pass uses up."""
+    done = bench("step", *TINY, "--strategy", name, "--batch-size", "32", "--rounds", "1", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["model_only_images_per_s"] > 0
 
 
 def test_probes_are_timed() -> None:

@@ -14,9 +14,11 @@ from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
 from maskbench.plan import Plan, build, load_splits, plan, preflight
-from maskbench.pretrain import outcome_of, update
+from maskbench.parts import Part
+from maskbench.pretrain import outcome_of, shown_of, update
 from maskbench.schedule import steps_per_epoch
 from maskbench.state import State, followed
+from maskbench.strategy import Strategy
 from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settle
 from maskbench.timing import Stopwatch
 
@@ -106,16 +108,10 @@ class StepBench:
         state.head.train()
 
     def prepare(self) -> None:
-        """Keep what a step gives the model."""
-        head, forward = self.state.head, self.state.head.forward
-
-        def kept(given: Examples) -> Any:
-            self.given = given
-            return forward(given)
-
-        head.forward = kept  # type: ignore[method-assign]
-        self._loss()
-        head.forward = forward  # type: ignore[method-assign]
+        """Keep what a step gives the model: without the graph of a strategy that learns, which a backward pass uses up."""
+        part = Part(self.index, 0, len(self.index))
+        with torch.no_grad():
+            self.given = shown_of(*self._what(), part, 0, PROGRESS, self.watch).given
 
     def whole(self) -> None:
         """Everything that a step of a run does."""
@@ -134,9 +130,11 @@ class StepBench:
         self.watch = watch
 
     def _loss(self) -> torch.Tensor:
-        config, strategy, state = self.planned.config, self.planned.strategy, self.state
-        _, outcome = outcome_of(config, self.splits, strategy, state, self.index, 0, PROGRESS, self.watch)
+        _, outcome = outcome_of(*self._what(), self.index, 0, PROGRESS, self.watch)
         return outcome.loss
+
+    def _what(self) -> tuple[RunConfig, Splits, Strategy, State]:
+        return self.planned.config, self.splits, self.planned.strategy, self.state
 
     def _finish(self, loss: torch.Tensor) -> None:
         state, config = self.state, self.planned.config
