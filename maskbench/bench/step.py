@@ -13,8 +13,8 @@ from maskbench.data.splits import Images, Splits, assemble
 from maskbench.errors import UsageError
 from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
-from maskbench.plan import Plan, build, load_splits, plan, preflight
 from maskbench.parts import Part
+from maskbench.plan import Plan, build, load_splits, plan, preflight
 from maskbench.pretrain import outcome_of, shown_of, update
 from maskbench.schedule import steps_per_epoch
 from maskbench.state import State, followed
@@ -108,7 +108,7 @@ class StepBench:
         state.head.train()
 
     def prepare(self) -> None:
-        """Keep what a step gives the model: without the graph of a strategy that learns, which a backward pass uses up."""
+        """Keep what a step gives the model, without the graph of a strategy that learns: a backward pass uses it up."""
         part = Part(self.index, 0, len(self.index))
         with torch.no_grad():
             self.given = shown_of(*self._what(), part, 0, PROGRESS, self.watch).given
