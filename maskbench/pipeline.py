@@ -16,9 +16,10 @@ from maskbench.distributed import first_alone, on_first, together, world
 from maskbench.errors import Failure, UsageError
 from maskbench.folder import finished, tidy, writable
 from maskbench.plan import Plan, asked_about, build, load_splits, plan, preflight
-from maskbench.progress import Progress
+from maskbench.progress import Progress, out_of_memory
 from maskbench.record import RunRecord, environment
 from maskbench.reporter import Reporter
+from maskbench.state import State
 from maskbench.storage import remove_partial, trouble
 from maskbench.system import reset_peak_memory, settle
 from maskbench.timing import Stopwatch
@@ -40,7 +41,7 @@ def run(
     reporter = reporter or Reporter()
     planned = checked(config)
     if force:
-        forget(planned)
+        forget([planned])
 
     def wait(holder: str) -> None:
         reporter.note(f"{planned.run_id} is {holder}; waiting")
@@ -65,8 +66,8 @@ def each_once(
     """Every run once, however many processes ask for the same: what another one is at is put off to the end. One that
     diverges or fails does not stop the others, but where several processes share each run: there a failed one does."""
     missing = {each.run_id: each for each in planned}
-    for each in missing.values() if force else ():
-        on_first(partial(forget, each))
+    if force:
+        on_first(partial(forget, missing.values()))
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
     told: set[str] = set()
     while missing:
@@ -93,9 +94,21 @@ def each_once(
 def checked(config: RunConfig) -> Plan:
     """The plan of a run that can be done. UsageError for whatever the user can put right; nothing is written."""
     planned, splits = load_splits(plan(config))
-    preflight(planned, splits, build(planned, splits))
+    preflight(planned, splits, _built(planned, splits))
     finished(planned.folder)
     return planned
+
+
+def _built(planned: Plan, splits: Splits) -> State:
+    try:
+        return build(planned, splits)
+    except (UsageError, Failure):
+        raise
+    except Exception as error:
+        name, model = planned.strategy.name, planned.config.model.name
+        if out_of_memory(error):
+            raise Failure(f"{name} with {model}: out of memory; try a smaller --model, or --limit the data") from error
+        raise UsageError(f"{name} with {model} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def checked_all(configs: Iterable[RunConfig]) -> list[Plan]:
@@ -112,17 +125,21 @@ def checked_all(configs: Iterable[RunConfig]) -> list[Plan]:
     return planned
 
 
-def forget(planned: Plan) -> None:
-    """Make a run one that was never begun, so that it is repeated. UsageError where a process is at it."""
-    folder = planned.folder
-    if not folder.exists():
-        return
-    try:
-        with claim(folder, waiting=None):
-            (folder / "record.json").unlink(missing_ok=True)
-            Checkpoints(folder).remove()
-    except Busy as busy:
-        raise UsageError(f"{planned.run_id} is {busy}; stop it first, or leave out --force") from None
+def forget(planned: Iterable[Plan]) -> None:
+    """Make runs such that were never begun, so that they are repeated. UsageError where a process is at one of them;
+    then nothing is forgotten. Failure where files cannot be removed."""
+    begun = [each for each in planned if each.folder.exists()]
+    for remove in (False, True):
+        for each in begun:
+            try:
+                with claim(each.folder, waiting=None):
+                    if remove:
+                        (each.folder / "record.json").unlink(missing_ok=True)
+                        Checkpoints(each.folder).remove()
+            except Busy as busy:
+                raise UsageError(f"{each.run_id} is {busy}; stop it first, or leave out --force") from None
+            except OSError as error:
+                raise Failure(f"{each.run_id} cannot be repeated: {trouble(error)}") from None
 
 
 def done_already(planned: Plan, reporter: Reporter) -> RunRecord | None:
@@ -157,6 +174,10 @@ def attempted(
             return Attempt(planned, splits, asked, progress, checkpoints, lease, reporter, checkpoint_every)()
     except OSError as error:
         raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise Failure(f"{planned.run_id} could not begin: out of memory; lower --jobs, or --limit the data") from error
 
 
 def begin(planned: Plan, splits: Splits) -> Progress:

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from maskbench import data
 from maskbench.attempt import Attempt
 from maskbench.checkpoint import Checkpoints, Damaged, seal, unseal
+from maskbench.claim import claim
 from maskbench.errors import UsageError
 from maskbench.interrupt import Interrupted
-from maskbench.pipeline import run, run_all
+from maskbench.pipeline import forget, run, run_all
 from maskbench.plan import plan
 from maskbench.reporter import Reporter
 from maskbench.timing import Stopwatch
@@ -260,6 +261,15 @@ def test_force_forgets_a_whole_set_before_it_begins(tmp_path: Path) -> None:
     reporter = Stopper()
     run_all(configs, reporter=reporter)  # the command that is printed has no --force
     assert not any("is done already" in line for line in reporter.said)
+
+
+def test_force_forgets_nothing_where_one_is_under_way(tmp_path: Path) -> None:
+    configs = [tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")]
+    run_all(configs)
+    folders = [plan(config).folder for config in configs]
+    with claim(folders[1], waiting=None), pytest.raises(UsageError, match=r"stop it first, or leave out --force"):
+        forget(map(plan, configs))
+    assert all((folder / "record.json").exists() for folder in folders)
 
 
 def test_what_was_measured_before_an_interruption_outlives_the_warm_up_after_it() -> None:

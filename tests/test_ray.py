@@ -167,8 +167,11 @@ def test_a_node_that_does_not_see_the_results_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("results/**/.shared-*"))
 
 
-def test_nobody_at_the_address_is_one_line(tmp_path: Path) -> None:
-    code, said = finished(
-        tmp_path, *suite(tmp_path, ["random"], "0"), "--on", "ray", "--ray-address", "127.0.0.1:1", timeout=120
-    )
+def test_nobody_at_the_address_is_one_line_and_takes_nothing(tmp_path: Path) -> None:
+    arguments = suite(tmp_path, ["random"], "0")
+    assert finished(tmp_path, *arguments, timeout=120)[0] == 0
+    before = results(tmp_path)
+    nowhere = ["--on", "ray", "--ray-address", "127.0.0.1:1", "--force"]
+    code, said = finished(tmp_path, *arguments, *nowhere, timeout=120)
+    assert results(tmp_path) == before
     assert code == 2 and "no Ray cluster answers at 127.0.0.1:1" in said and "Traceback" not in said, said

@@ -54,10 +54,10 @@ def carry_out(
     and is told. Interrupted once all have saved, when asked to stop; a second time stops at once.
     """
     known = {each.run_id: each for each in planned}
-    for each in known.values() if force else ():
-        forget(each)
     executor = opened()
     try:
+        if force:
+            forget(known.values())
         records = _Driver(executor, known, reporter)()
     finally:
         executor.close()
