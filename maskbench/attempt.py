@@ -6,6 +6,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -90,11 +91,12 @@ class Attempt:
         results: list[ProbeResult] = []
         try:
             self.train()
-        except Diverged as failure:
-            error = str(failure)
-        if error is None:
             self.reporter.probing()
             results = self.probed()
+        except Diverged as failure:
+            error = str(failure)
+        except UsageError as changed:  # since all was checked: an image can be read no more
+            raise Failure(str(changed)) from changed
         return on_first(lambda: self.written(error, results))
 
     def begun(self) -> None:
@@ -144,7 +146,7 @@ class Attempt:
             if signal:
                 raise Interrupted(f"{planned.run_id} is saved at step {state.step} of {total}", signal)
 
-        with stoppable(patient=world() > 1) as asked_to_stop:
+        with stoppable(patient=world() > 1 or parent_process() is not None) as asked_to_stop:
             self.reporter.begin(planned, splits, total)
             online = OnlineKnn(self.asked, config.system)
             steps = coming(config, splits.train.labels, state.step)

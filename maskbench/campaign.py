@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from maskbench.budget import fitted
@@ -93,6 +94,7 @@ class Campaign:
     def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
         self._measure.close()  # its memory is for the runs
         planned = together(partial(checked_all, configs))
+        torch.cuda.empty_cache()  # of what was tried: other processes have the GPU next
         with announced(planned, self.place.on) if first() else nullcontext():
             if self.place.here and self.place.at_once == 1:
                 reporter: Reporter = Tracked(self.reporter, trackers(self.track))

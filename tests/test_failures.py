@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskbench.attempt import Failed
+from maskbench import pipeline
+from maskbench.attempt import Attempt, Failed
+from maskbench.errors import UsageError
+from maskbench.executors.work import Terms, work
 from maskbench.pipeline import run, run_all
 from maskbench.plan import plan
 from maskbench.record import read_record
 from maskbench.reporter import Reporter
 from maskbench.storage import remove_partial, trouble, write_atomically
 from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, hide, register
-from tests.test_cli import maskbench
+from tests.test_cli import SMALL, maskbench
 from tests.tiny import tiny
 
 
@@ -67,6 +70,51 @@ def test_a_failed_run_is_tried_again_from_its_checkpoint(tmp_path: Path, monkeyp
     monkeypatch.setattr(Moody, "fail", lambda self: None)
     record = run(config)
     assert record.status == "complete" and record.interruptions == 1
+
+
+def test_data_that_have_become_unreadable_fail_their_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object) -> None:
+        raise UsageError("7.png: Input/output error; repair it")
+
+    monkeypatch.setattr(Attempt, "probed", read)
+    record, *_ = run_all([tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")], reporter=(told := Told()))
+    assert record.status == "failed" and record.error == "7.png: Input/output error; repair it"
+    assert sum("failed: 7.png" in line for line in told.said) == 2, "the second is tried as well"
+
+
+def test_a_worker_tells_what_kept_a_run_from_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("the moon")
+
+    monkeypatch.setattr(pipeline, "begin", fail)
+    assert work(tiny(tmp_path), Terms()).died == "it could not begin: KeyError: 'the moon'"
+    monkeypatch.setattr(pipeline, "begin", lambda *_: torch.empty(2**52))
+    assert "could not begin: out of memory; lower --jobs" in str(work(tiny(tmp_path), Terms()).died)
+
+
+def test_a_strategy_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(UNBUILT)
+    done = maskbench("run", "--strategy", "unbuilt", "--plugin", "mine.py", *SMALL, cwd=tmp_path)
+    assert done.code == 2 and "unbuilt with vit_tiny_patch16_224 cannot be built: KeyError: 'the moon'" in done.err
+    assert "Traceback" not in done.err and not (tmp_path / "results").exists()
+
+
+UNBUILT = '''"""A strategy that cannot be built."""
+
+from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, register
+
+
+@register("unbuilt")
+@dataclass(frozen=True, kw_only=True)
+class Unbuilt(Strategy):
+    """Raises."""
+
+    def build(self, sample, grid, dim):
+        raise KeyError("the moon")
+
+    def __call__(self, images: Tensor, context: Context) -> View:
+        return View(images)
+'''
 
 
 @pytest.mark.usefixtures("own_registry")

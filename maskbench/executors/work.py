@@ -2,6 +2,7 @@
 
 import os
 import socket
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def work(config: RunConfig, terms: Terms, wait: bool = False) -> Result:
         return Result(refused=str(error))
     except Failure as failure:
         return Result(died=str(failure), said=scribe.said)
+    except Exception as error:  # of ours, or of a plugin: the other runs go on
+        traceback.print_exc()
+        return Result(died=f"it could not begin: {type(error).__name__}: {error}", said=scribe.said)
 
 
 def settle_in(terms: Terms) -> None:
