@@ -28,9 +28,9 @@ def stoppable(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
     """Within the block, the first signal does no more than that the yielded function returns its number.
 
     The second acts as it would outside: it stops the process at once; but where patient, none after the first is heard,
-    for torchrun passes on what its processes have heard from the terminal. Signals that were ignored stay ignored.
-    Outside the main thread, which alone receives signals, nothing changes. A block that ends otherwise than by
-    Interrupted although a signal came raises Interrupted, so that none is lost.
+    for torchrun, and the process of `--jobs`, pass on what their processes have heard themselves. Signals that were
+    ignored stay ignored. Outside the main thread, which alone receives signals, nothing changes. A block that ends
+    otherwise than by Interrupted although a signal came raises Interrupted, so that none is lost.
     """
     asked: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -56,7 +56,7 @@ def stoppable(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
     try:
         yield lambda: asked[0] if asked else None
     except Exception as error:
-        if asked and not patient:  # else another process says what happened
+        if asked and launched().world == 1:  # else another process says what happened
             raise Interrupted("stopped", asked[0]) from error
         raise
     finally:

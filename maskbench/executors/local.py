@@ -1,7 +1,6 @@
 """Many runs on one machine: several processes, each with a share of the cores, no crash of one touching the others."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -11,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from maskbench.config import RunConfig
+from maskbench.cores import cores
 from maskbench.errors import Failure
 from maskbench.executors.driver import Executor
 from maskbench.executors.work import Result, Terms, work
@@ -87,6 +87,10 @@ class Elsewhere:
         except BrokenProcessPool:
             self._process = None
             raise Failure(f"{config.strategy.name}: its process died when it was tried") from None
+        except (KeyboardInterrupt, Interrupted):
+            for child in multiprocessing.active_children():
+                child.kill()  # Python would wait for its answer before it ends
+            raise
 
     def close(self) -> None:
         """End the process, if there is one."""
@@ -97,7 +101,7 @@ class Elsewhere:
 
 def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
     """One process, spawned, so that it holds nothing of this one's; `jobs` share the cores, one has this process's."""
-    threads = torch.get_num_threads() if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+    threads = torch.get_num_threads() if jobs == 1 else max(1, cores() // jobs)
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, _begin, (threads, tuple(plugins)))
 
