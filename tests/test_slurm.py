@@ -65,6 +65,9 @@ def test_six_runs_one_requeued_and_resumed_though_the_driver_is_killed(tmp_path:
     with begun(tmp_path, *arguments, env=slurm) as driver:
         try:
             requeued, job = one_under_way(tmp_path)
+            lease = tmp_path / "results/quick/runs" / requeued / "running.lock"
+            asked(slurm, "scancel", "--signal=TERM", job)  # as Slurm does where a partition gives some GraceTime
+            until(lambda: not lease.exists(), 60, "it did not save and let go")
             states = {each["state"] for each in told(tmp_path, slurm).values()}
         finally:
             os.kill(driver.pid, signal.SIGKILL)

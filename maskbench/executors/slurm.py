@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +31,8 @@ TIME = "4:00:00"  # which most partitions allow; a run that needs longer saves a
 REQUEUES = 1_000  # of a run for which the time is too short
 ARRAY = 1_000  # jobs; a site's MaxArraySize is 1,001 unless it says otherwise
 LOOK_EVERY_S = 5.0  # at the queue, which is everybody's
+GRACE_S = 900.0  # at most, in which a job that has saved waits for its end
+UNSUBMITTED = re.compile(r"\.?(submission_file_)?[0-9a-f]{32}\.(pkl|sh)")  # submitit's names of what sbatch is given
 GONE_S = 30.0  # out of the queue before a job without a result is taken for dead: files may arrive later
 
 
@@ -48,7 +50,8 @@ class Slurm(Executor):
         self.submitit = _package()
         self.share, self.folder = share, output.absolute() / "slurm"
         self.terms = replace(terms, threads=share.cpus, folder=str(Path.cwd()))
-        self.running: dict[Any, str] = {}
+        self.jobs, self.running = jobs, dict[Any, str]()
+        self.refused: list[tuple[str, Result]] = []
         self.looked, self.seen = -LOOK_EVERY_S, dict[str, float]()
         memory = {} if share.memory_gib is None else {"mem": f"{round(share.memory_gib * 1024)}M"}
         writable(self.folder)
@@ -60,35 +63,47 @@ class Slurm(Executor):
         )  # fmt: skip
 
     def room(self) -> int:
-        return ARRAY
+        return 1_000_000  # the queue holds them all, so that nobody has to be there to put in more
 
     def start(self, planned: Sequence[Plan]) -> None:
-        """Runs that are in the queue already, because an earlier process put them there, are left in their place."""
-        queue = jobs_in_queue() or {}
+        """Runs that are in the queue already, because an earlier process put them there, are left in their place. Where
+        Slurm takes no more, those that it has taken go on."""
+        queue = jobs_in_queue()
         new = []
         for each in planned:
             ticket = Ticket.read(each.folder)
-            if ticket is not None and ticket.job in queue:
+            if ticket is not None and ticket.job is not None and (queue is None or ticket.job in queue):
                 self._follow(self.submitit.SlurmJob(self.folder, ticket.job), each)
             else:
                 new.append(each)
-        configs = [on_device(each.config, "cuda") if self.share.gpus else each.config for each in new]
-        for each, job in zip(new, self._submitted(configs), strict=True):
-            Ticket("slurm", job=job.job_id).write(each.folder)
-            self._follow(job, each)
+        arrays = [new[first : first + ARRAY] for first in range(0, len(new), ARRAY)]
+        if self.jobs is not None and arrays:
+            self.executor.update_parameters(array_parallelism=max(1, self.jobs // len(arrays)))
+        for array in arrays:
+            try:
+                self._submit(array)
+            except UsageError as refusal:
+                if not self.running:
+                    raise
+                self.refused += [(each.run_id, Result(died=f"{refusal}; the same command tries it again"))
+                                 for each in array]  # fmt: skip
 
-    def _submitted(self, configs: Sequence[RunConfig]) -> list[Any]:
-        if not configs:
-            return []
+    def _submit(self, planned: Sequence[Plan]) -> None:
+        configs = [on_device(each.config, "cuda") if self.share.gpus else each.config for each in planned]
         before = set(self.folder.iterdir())
         try:
             with redirect_stderr(io.StringIO()):  # where submitit repeats what sbatch says
-                return self.executor.map_array(Task(), configs, [self.terms] * len(configs))
+                jobs = self.executor.map_array(Task(), configs, [self.terms] * len(configs))
         except (self.submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             for path in set(self.folder.iterdir()) - before:
-                path.unlink()  # what no job is going to read
+                if UNSUBMITTED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
             lines = [line for line in str(error).splitlines() if "sbatch: error" in line] or str(error).splitlines()
             raise UsageError(f"Slurm refuses the jobs: {lines[0].removeprefix('sbatch: error: ')}") from None
+        for each, job in zip(planned, jobs, strict=True):
+            self._follow(job, each)
+            with suppress(OSError):  # without it the same command submits the run again, which waits for this one
+                Ticket("slurm", job=job.job_id).write(each.folder)
 
     def _follow(self, job: Any, planned: Plan) -> None:
         self.running[job] = planned.run_id
@@ -96,6 +111,9 @@ class Slurm(Executor):
 
     def landed(self, timeout_s: float) -> list[tuple[str, Result]]:
         self._look()
+        refused, self.refused = self.refused, []
+        if refused:
+            return refused
         gone = time.monotonic() - GONE_S
         over = [job for job in self.running if job.paths.result_pickle.exists() or self.seen[job.job_id] < gone]
         if not over:
@@ -123,7 +141,8 @@ class Slurm(Executor):
         try:
             for job in self.running:
                 job.cancel(check=False)  # SIGTERM, on which the run saves
-            while (jobs_in_queue() or {}).keys() & {job.job_id for job in self.running}:
+            ours = {job.job_id for job in self.running}
+            while (queue := jobs_in_queue()) is None or queue.keys() & ours:
                 time.sleep(1)
         except (KeyboardInterrupt, Interrupted):
             raise Failure("left at once; `scancel --name maskbench` cancels what is still in the queue") from None
@@ -142,6 +161,7 @@ class Task:
             return result
         if time_is_up:
             time_is_up[0]()  # into the queue again
+        _until_let_go()
         sys.exit(0)  # cancelled or pre-empted: Slurm knows what is next, and a result would say that the run is over
 
     def checkpoint(self, config: RunConfig, terms: Terms) -> Any:
@@ -166,6 +186,19 @@ def _save_when_told() -> list[Any]:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(number, late)
     return told
+
+
+def _until_let_go() -> None:
+    """Wait while Slurm counts the job as running: where a partition gives jobs that make way some GraceTime, one that
+    ends in it has ended for good, and one that is there to its end is queued again."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    job = import_module("submitit").JobEnvironment().job_id
+    end = time.monotonic() + GRACE_S
+    while time.monotonic() < end:
+        known = (jobs_in_queue() or {}).get(job)
+        if known is None or known.state != "RUNNING":
+            return
+        time.sleep(LOOK_EVERY_S)
 
 
 def minutes(text: str) -> int:
