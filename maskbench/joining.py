@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from maskbench.cores import cores as available
 from maskbench.distributed import rank, world
 from maskbench.errors import Failure, Told, UsageError
 from maskbench.launch import Launch, launched
@@ -56,15 +57,17 @@ def _prepare(device: str, launch: Launch) -> str:
             raise UsageError(
                 f"device {device!r} names one GPU, and there are {launch.world} processes; use --device cuda"
             )
-        if launch.local_rank >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        own = seen == 1 and "TORCHELASTIC_RUN_ID" not in os.environ  # as with srun --gpus-per-task=1
+        if launch.local_rank >= seen and not own:
             raise UsageError(
-                f"{launch.local_world} processes on a machine with {torch.cuda.device_count()} GPUs; "
+                f"{launch.local_world} processes on a machine with {seen} GPUs; "
                 f"start one for each GPU, or use --device cpu"
             )
-        torch.cuda.set_device(launch.local_rank)
+        torch.cuda.set_device(0 if own else launch.local_rank)
         return "cpu:gloo,cuda:nccl"
     if "OMP_NUM_THREADS" not in os.environ:  # torchrun sets it to 1
-        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", (os.cpu_count() or 1) // launch.local_world))
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK", available() // launch.local_world))
         torch.set_num_threads(max(1, cores))
     return "gloo"
 

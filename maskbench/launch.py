@@ -37,12 +37,12 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
             address=environment.get("MASTER_ADDR", Launch.address),
             port=int(environment.get("MASTER_PORT", Launch.port)),
         )
-    if "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:  # in a batch script there is no step
         job = int(environment.get("SLURM_JOB_ID", "0")) + int(environment.get("SLURM_STEP_ID", "0"))
         nodes = _slurm(environment, "NODELIST")
         return Launch(
             rank=int(environment["SLURM_PROCID"]),
-            world=int(_slurm(environment, "NUM_TASKS") or environment["SLURM_NTASKS"]),
+            world=int(environment["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environment.get("SLURM_LOCALID", "0")),
             local_world=int(re.match(r"\d*", _slurm(environment, "TASKS_PER_NODE"))[0] or 1),  # type: ignore[index]
             address=environment.get("MASTER_ADDR") or (first_node(nodes) if nodes else Launch.address),

@@ -147,7 +147,7 @@ def forecast(runs: Sequence[tuple[str, Work, Rates]], fleet: Fleet) -> dict[str,
         row["runs"] += 1
         row["run_s"] = duration
     checkpoints = heapq.nlargest(at_once, (work.checkpoint_bytes for _, work, _ in runs))
-    busiest = heapq.nlargest(at_once, (_reading(work, rates, fleet) for _, work, rates in runs))
+    busiest = heapq.nlargest(at_once, (_reading(rates, fleet) for _, _, rates in runs))
     return {
         "rows": list(rows.values()),
         "runs": len(runs),
@@ -163,7 +163,7 @@ def forecast(runs: Sequence[tuple[str, Work, Rates]], fleet: Fleet) -> dict[str,
     }
 
 
-def _reading(work: Work, rates: Rates, fleet: Fleet) -> float:
+def _reading(rates: Rates, fleet: Fleet) -> float:
     return fleet.image_bytes * fleet.per_run / rates.image_s if rates.image_s else 0.0
 
 

@@ -50,6 +50,14 @@ def on_device(config: RunConfig, device: str) -> RunConfig:
     return config.model_copy(update={"system": config.system.model_copy(update={"device": device})})
 
 
+def with_workers(config: RunConfig, count: int) -> RunConfig:
+    """The configuration with `count` processes that decode, up to 32, where it leaves that to us."""
+    if config.system.workers != "auto":
+        return config
+    changes = {"workers": min(count, MOST_WORKERS)}
+    return config.model_copy(update={"system": config.system.model_copy(update=changes)})
+
+
 def _settled(config: RunConfig, device: str, kind: str) -> RunConfig:
     """With `auto` as it is meant on devices of this kind."""
     fast_bf16 = kind == "cuda" or bool(FAST_BF16 & cpu_flags())

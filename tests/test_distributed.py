@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskbench import joining
 from maskbench.config import RunConfig
 from maskbench.distributed import BatchNorm1d, pooled
 from maskbench.errors import UsageError
@@ -145,7 +146,7 @@ def test_parts_do_not_matter_for_20_steps(slow: Found, case: str) -> None:
 
 def test_torchrun_and_srun_say_the_same() -> None:
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "gpu07"}
-    srun = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_TASKS_PER_NODE": "4(x2)",
+    srun = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_TASKS_PER_NODE": "4(x2)",
             "SLURM_JOB_NODELIST": "gpu[07-09,12],login1", "MASTER_PORT": "29500"}  # fmt: skip
     assert launched(torchrun) == launched(srun) == Launch(5, 8, 1, 4, "gpu07", 29500)
     assert launched({}) == Launch() and launched({}).first
@@ -153,6 +154,27 @@ def test_torchrun_and_srun_say_the_same() -> None:
     assert launched({**srun, "SLURM_JOB_ID": "123456"}).port == 20_000 + 123456 % 10_000
     step = {**srun, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "gpu12"}
     assert (launched(step).world, launched(step).address) == (2, "gpu12")
+    del step["SLURM_STEP_NUM_TASKS"]
+    assert launched({**step, "SLURM_NTASKS": "8"}) == Launch(), "a batch script is one process, whatever it may start"
+
+
+@pytest.mark.parametrize(("seen", "starter", "chosen"), [(4, "srun", 1), (1, "srun", 0), (4, "torchrun", 1)])
+def test_each_process_has_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, seen: int, starter: str, chosen: int
+) -> None:
+    """All see all of a machine's, or, where srun gave each task one, each sees its own alone."""
+    found: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    if starter == "torchrun":
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    joining._prepare("auto", Launch(1, 4, 1, 4))
+    assert found == [chosen]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="4 processes on a machine with 1 GPUs"):
+        joining._prepare("auto", Launch(1, 4, 1, 4))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from maskbench import published, status
 from maskbench.claim import claim
+from maskbench.cores import cores
 from maskbench.errors import UsageError
 from maskbench.executors.place import Place
 from maskbench.executors.slurm import minutes
@@ -151,6 +152,19 @@ def test_runs_for_gpus_are_planned_where_there_is_none(tmp_path: Path) -> None:
     assert plan(there).run_id == plan(plan(there).config).run_id
     with pytest.raises(UsageError, match="needs --gpus-per-run"):
         Place("ray", gpus_per_run=0).settled(tiny(tmp_path, system__device="cuda"))
+
+
+def test_a_run_decodes_with_the_cores_that_it_has(tmp_path: Path) -> None:
+    """Not with those of the machine where the command is given, nor with all of them where others run beside it."""
+    for place, workers in ((Place("slurm", cpus_per_run=3), 3), (Place(jobs=2), max(1, cores() // 2))):
+        assert place.settled(tiny(tmp_path)).system.workers == workers
+        assert place.settled(tiny(tmp_path, system__workers=7)).system.workers == 7
+
+
+def test_where_a_gpu_is_asked_for_each_run_has_one(tmp_path: Path) -> None:
+    config = tiny(tmp_path, system__device="cuda", system__precision="auto")
+    assert Place("slurm").share(config).gpus == 1.0
+    assert Place("slurm").settled(config).system.precision == "bf16"
 
 
 @pytest.mark.parametrize(

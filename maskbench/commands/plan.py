@@ -47,9 +47,8 @@ def plan(
         from maskbench.config import parse_seeds
 
         read = read.model_copy(update={"seeds": parse_seeds(seeds)})
-    over: dict[str, Any] = assignments(set_ or [])
-    if dataset is not None:
-        over["data.dataset"] = dataset
+    over: dict[str, Any] = {"data.dataset": dataset} if dataset is not None else {}
+    over |= assignments(set_ or [])
     fleet = Fleet(devices, per_run, link_gbit * 1e9 / 8, image_kb * 1e3)
     forecaster = Forecaster(fleet, None if step is None else read_step(step), images, test_images, plugin or [])
     found = forecaster(name, read, over)

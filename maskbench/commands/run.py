@@ -145,7 +145,8 @@ def run(
     reporter = Terminal() if together.first else Reporter()
     campaign = Campaign(runs, tried, place, plugin or [], force, checkpoint_every, reporter, followed * together.first)
     if not dry_run:
-        _carry_out(campaign, first, as_json, told=suite is not None)
+        told = suite is not None and together.world == 1  # the others would wait for what the first one tries
+        _carry_out(campaign, first, as_json, told=told)
     elif together.first:
         print(campaign.told())
 
@@ -166,12 +167,11 @@ def _fetch(places: set[tuple[str, str | None]]) -> None:
 def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bool, *, told: bool) -> None:
     """Do what is not done yet and show it; exit code 1 where a run is missing or not complete. told: the plan is shown
     first."""
-    from maskbench.distributed import on_first
     from maskbench.joining import joined
 
     with resumable(), joined(first.system.device):
         if told:
-            on_first(lambda: campaign.reporter.note(campaign.told()))
+            campaign.reporter.note(campaign.told())
         expected, records = campaign.carry_out()
     if launched().first:
         show_results(Path(first.output), records, campaign.reporter, as_json)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from maskbench.config import RunConfig
+from maskbench.cores import cores
 from maskbench.errors import UsageError, unknown
 from maskbench.executors.driver import Executor
 from maskbench.executors.local import Local
 from maskbench.executors.raycluster import RayCluster
 from maskbench.executors.slurm import Slurm
 from maskbench.executors.work import Share, Terms
-from maskbench.system import as_on_gpu, on_device, resolve
+from maskbench.system import as_on_gpu, on_device, resolve, with_workers
 
 PLACES = ("local", "ray", "slurm")
 
@@ -60,18 +61,20 @@ class Place:
         """The configuration with `auto` as it is meant there, where this machine may have no GPU or workers none; its
         device is one that there is here, by which it can be checked."""
         if self.here:
-            return config
-        if self.share(config).gpus:
+            return with_workers(config, max(1, cores() // self.at_once)) if self.at_once > 1 else config
+        share = self.share(config)
+        config = with_workers(config, share.cpus)
+        if share.gpus:
             return as_on_gpu(config)
         if config.system.device not in ("auto", "cpu"):
             raise UsageError(f"--device {config.system.device} --on {self.on} needs --gpus-per-run, e.g. 1 or 0.25")
         return on_device(config, "cpu")
 
     def share(self, config: RunConfig) -> Share:
-        """What each run is given; a GPU where one is used here and nothing is said."""
-        gpus = self.gpus_per_run
+        """What each run is given; where nothing is said, a GPU if one is asked for or used here."""
+        gpus, device = self.gpus_per_run, config.system.device
         if gpus is None:
-            gpus = float(resolve(config).system.device.startswith("cuda"))
+            gpus = float(device.startswith("cuda") or resolve(config).system.device.startswith("cuda"))
         return Share(self.cpus_per_run or 1, gpus, self.memory_per_run)
 
     def executor(self, terms: Terms, config: RunConfig) -> Executor:
