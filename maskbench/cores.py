@@ -21,4 +21,4 @@ def each(function: Callable[[int], T], count: int) -> Iterator[T]:
     lock, as that of Pillow and hashlib does."""
     with ThreadPoolExecutor(cores()) as pool:
         for first in range(0, count, BLOCK):
-            yield from pool.map(function, range(first, min(first + BLOCK, count)), chunksize=64)
+            yield from pool.map(function, range(first, min(first + BLOCK, count)))
