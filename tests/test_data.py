@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from maskbench import data
 from maskbench.data import cache
+from maskbench.data.encoded import Encoded
 from maskbench.data.splits import stratified_order
 from maskbench.errors import UsageError
 
@@ -217,6 +219,50 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UsageError, match="cannot decode train/dog/0004.png"):
         data.load(str(tmp_path), (12, 12), 3)
+
+
+def with_chunk(name: bytes, content: bytes, before: bytes) -> bytes:
+    """A PNG with one chunk more, in front of the chunk called `before`."""
+    whole, summed = png(0), name + content
+    at = whole.index(before) - 4
+    return whole[:at] + struct.pack(">I", len(content)) + summed + struct.pack(">I", zlib.crc32(summed)) + whole[at:]
+
+
+LONG_TEXT = b"Comment\0\0" + zlib.compress(b"a" * 2**21)
+HUGE = struct.pack(">II", 20_000, 20_000) + b"\x08\x02\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (with_chunk(b"zTXt", LONG_TEXT, b"IDAT"), "Decompressed data too large"),
+        (with_chunk(b"zTXt", LONG_TEXT, b"IEND"), "Decompressed data too large"),
+        (with_chunk(b"gAMA", b"\0", b"IDAT"), "Truncated gAMA chunk"),
+        (with_chunk(b"IHDR", HUGE, b"IDAT"), "Image size .400000000 pixels. exceeds limit"),
+        (b"P6 4 four 255 ", "invalid literal"),
+    ],
+    ids=["long text before", "long text after", "gamma", "bomb", "no number"],
+)
+@pytest.mark.parametrize("memory_gib", [4, 0])
+def test_whatever_pillow_makes_of_an_image_it_is_named(
+    content: bytes, reason: str, memory_gib: float, tmp_path: Path
+) -> None:
+    write_folders(tmp_path, "train", 0, 6)
+    write_folders(tmp_path, "test", 50, 3)
+    (tmp_path / "train" / "dog" / "0004.png").write_bytes(content)
+    message = f"cannot decode train/dog/0004.png in .*: .*{reason}.*; repair or remove it$"
+    with pytest.raises(UsageError, match=message) as caught:
+        data.load(str(tmp_path), (12, 12), 3, None, None, memory_gib)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    """A UsageError is a ValueError, as Pillow's are."""
+    images = Encoded.whole_files([tmp_path / "gone.png"], ["gone.png"], [0])
+    with pytest.raises(UsageError, match=r"^cannot read gone.png: No such file or directory; bring it back$"):
+        images.pixels(0, (12, 12, 3))
+    with pytest.raises(UsageError, match=r"^cannot decode gone.png: cannot identify[^;]*; repair or remove it$"):
+        images.decode(b"nothing", 0, (12, 12, 3))
 
 
 def test_bad_parquet_is_one_line(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from maskbench.data.texts import Texts
 from maskbench.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for them
 REDUCING_GAP = 2.0  # as in Pillow's thumbnails: it moves photographs by less than one level of 255 on average
 
 
@@ -59,7 +60,7 @@ class Encoded:
         """Decode lazily; UsageError that names the image where it is none."""
         try:
             return Image.open(io.BytesIO(encoded))
-        except OSError as error:
+        except DAMAGED as error:
             raise self.broken(number, error) from None
 
     def decode(self, encoded: bytes, number: int, shape: tuple[int, int, int]) -> Image.Image:
@@ -68,12 +69,12 @@ class Encoded:
         JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
         """
         rows, cols, channels = shape
-        try:
-            with self.open(encoded, number) as image:
+        with self.open(encoded, number) as image:
+            try:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
                 converted = image.convert(MODES[channels])
-        except (OSError, SyntaxError) as error:  # the latter for PNGs
-            raise self.broken(number, error) from None
+            except DAMAGED as error:
+                raise self.broken(number, error) from None
         if converted.size == (cols, rows):
             return converted
         return converted.resize((cols, rows), Image.Resampling.BILINEAR)
