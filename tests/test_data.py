@@ -265,6 +265,17 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
         images.decode(b"nothing", 0, (12, 12, 3))
 
 
+@pytest.mark.parametrize("name", ["train/dog/0004.png", "train.tar"])
+def test_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
+    write_folders(tmp_path, "train", 0, 3)
+    (tmp_path / name).symlink_to("../elsewhere")
+    wds = "wds/" if name.endswith(".tar") else ""
+    message = f"^cannot read {tmp_path}/{name}: No such file or directory: ../elsewhere; bring it back, or remove"
+    with pytest.raises(UsageError, match=message) as caught:
+        data.load(f"{wds}{tmp_path}", (12, 12), 3)
+    assert "\n" not in str(caught.value)
+
+
 def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", 50, 3)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 nonsense")

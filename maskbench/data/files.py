@@ -20,11 +20,16 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".p
 
 
 def listing(root: Path, suffixes: Set[str] = IMAGES | {".parquet"}) -> list[tuple[str, int, int]]:
-    """What the data set's files look like from outside: (relative path, bytes, modification time), sorted."""
+    """What the data set's files look like from outside: (relative path, bytes, modification time), sorted. UsageError
+    that names the link whose file is not there."""
     found = []
     for path in root.rglob("*"):
         if path.suffix.lower() in suffixes:
-            about = path.stat()
+            try:
+                about = path.stat()
+            except OSError as error:
+                why = f"{error.strerror}: {path.readlink()}" if path.is_symlink() else error.strerror
+                raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
             found.append((path.relative_to(root).as_posix(), about.st_size, about.st_mtime_ns))
     return sorted(found)
 
