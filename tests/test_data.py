@@ -4,9 +4,13 @@ import io
 import json
 import os
 import struct
+import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -18,7 +22,8 @@ from PIL import Image
 from maskbench import data
 from maskbench.data import cache
 from maskbench.data.encoded import Encoded
-from maskbench.data.splits import stratified_order
+from maskbench.data.splits import Splits, stratified_order
+from maskbench.data.stream import Streamed
 from maskbench.errors import UsageError
 
 CLASSES = ["cat", "dog", "emu"]
@@ -274,6 +279,102 @@ def test_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         data.load(f"{wds}{tmp_path}", (12, 12), 3)
     assert "\n" not in str(caught.value)
+
+
+def as_parquet(root: Path, labels: dict[str, list[Any]], names: bool = True) -> str:
+    for split, of_split in labels.items():
+        write_parquet(root / f"{split}.parquet", 0, len(of_split), names)
+        table = pyarrow.parquet.read_table(root / f"{split}.parquet")
+        table = table.set_column(1, "label", pyarrow.array(of_split))
+        pyarrow.parquet.write_table(table, root / f"{split}.parquet")
+    return str(root)
+
+
+def as_shards(root: Path, labels: dict[str, list[Any]]) -> str:
+    """Where a label is -1 it is so in .cls for every other image, and is not there for the rest."""
+    root.mkdir(exist_ok=True)
+    for split, of_split in labels.items():
+        with tarfile.open(root / f"{split}.tar", "w") as tar:
+            for number, label in enumerate(of_split):
+                members = {"png": png(number), "cls": str(label).encode()}
+                for suffix in ("png", "cls") if label != -1 or number % 2 else ("png",):
+                    member = tarfile.TarInfo(f"{number:04}.{suffix}")
+                    member.size = len(members[suffix])
+                    tar.addfile(member, io.BytesIO(members[suffix]))
+    return f"wds/{root}"
+
+
+def as_hub(root: Path, labels: dict[str, list[Any]]) -> str:
+    """As the library datasets, which may not be here, keeps it."""
+    root.mkdir(exist_ok=True)
+    for split, of_split in labels.items():
+        rows = [{"bytes": png(number), "path": None} for number in range(len(of_split))]
+        images = pyarrow.array(rows, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}))
+        table = pyarrow.table({"image": images, "label": of_split})
+        with pyarrow.ipc.new_stream(root / f"{split}.arrow", table.schema) as file:
+            file.write_table(table)
+    return f"hfds/{root}"
+
+
+def hub_opened(name: str, _: str | None) -> dict[str, Any]:
+    """What the library would open of that."""
+    facts = {"column_names": ["image", "label"], "features": {"label": SimpleNamespace(names=CLASSES)}}
+    files = Path(name).glob("*.arrow")
+    return {file.stem: SimpleNamespace(cache_files=[{"filename": str(file)}], **facts) for file in files}
+
+
+WRITERS = {"parquet": as_parquet, "numbers": partial(as_parquet, names=False), "wds": as_shards, "hfds": as_hub}
+KNOWN, WITHHELD = [number % 3 for number in range(30)], [-1] * 9
+
+
+@pytest.fixture(params=WRITERS)
+def load(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, list[Any]]], Splits]:
+    """Writes a data set of these labels by split, and loads it."""
+    monkeypatch.setattr("maskbench.data.hub.opened", hub_opened)
+    return lambda labels: data.load(WRITERS[request.param](tmp_path / "data", labels), (12, 12), 3)
+
+
+def test_a_test_set_whose_labels_are_withheld_is_none(load: Callable[[dict[str, list[Any]]], Splits]) -> None:
+    """As that of ImageNet on Hugging Face is: what is called validation is the test set."""
+    splits = load({"train": KNOWN, "validation": KNOWN[:6], "test": WITHHELD})
+    assert splits.sizes == {"train": 30, "validation": 3, "test": 6} and len(splits.classes) == 3
+    assert splits.train.labels.tolist() == KNOWN and splits.test.labels.tolist() == KNOWN[:6]
+
+
+def test_without_another_there_is_no_test_set(load: Callable[[dict[str, list[Any]]], Splits]) -> None:
+    with pytest.raises(UsageError, match="no test split in .* beside train, with labels"):
+        load({"train": KNOWN, "test": WITHHELD})
+
+
+def test_training_images_whose_labels_are_withheld_have_none(load: Callable[[dict[str, list[Any]]], Splits]) -> None:
+    splits = load({"train": WITHHELD, "test": KNOWN})
+    assert splits.sizes == {"train": 9, "validation": 1, "test": 0} and splits.classes == ()
+    assert splits.train.labels.tolist() == [0] * 9
+
+
+def test_some_negative_labels_are_refused(load: Callable[[dict[str, list[Any]]], Splits]) -> None:
+    message = "^2 of the 32 images of the split train in .*data have no label, or a negative one; remove them"
+    with pytest.raises(UsageError, match=message) as caught:
+        load({"train": [*KNOWN, -1, -1], "test": KNOWN})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_withheld_test_set_is_not_unpacked(tmp_path: Path) -> None:
+    dataset = as_parquet(tmp_path, {"train": KNOWN, "val": KNOWN, "test": WITHHELD})
+    splits = data.load(dataset, (12, 12), 3, None, None, 0)
+    assert isinstance(splits.train, Streamed)
+    assert Path(splits.train.encoded.files[0]).stat().st_size == 2 * sum(len(png(number)) for number in range(30))
+
+
+def test_labels_of_parquet_that_no_class_has(tmp_path: Path) -> None:
+    dataset = as_parquet(tmp_path, {"train": [*KNOWN, 3], "test": KNOWN})
+    with pytest.raises(UsageError, match="^row 30 of train.parquet in .* has the label 3, but 3 classes are named"):
+        data.load(dataset, (12, 12), 3)
+    dataset = as_parquet(tmp_path, {"train": [*KNOWN, None], "test": KNOWN})
+    with pytest.raises(UsageError, match="^row 30 of train.parquet in .* has no label; remove it"):
+        data.load(dataset, (12, 12), 3)
 
 
 def test_bad_parquet_is_one_line(tmp_path: Path) -> None:

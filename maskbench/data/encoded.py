@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +42,10 @@ class Encoded:
         return cls(
             torch.tensor(labels, dtype=torch.int64), Texts.of(names), Texts.of(map(str, paths)), number, start, size
         )
+
+    def without_labels(self) -> "Encoded":
+        """The same images; every label is 0."""
+        return replace(self, labels=torch.zeros_like(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,8 +1,10 @@
 """Data sets on disk: a folder of Parquet files (as Hugging Face datasets writes them) or of class folders of images."""
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
+
+from torch import Tensor
 
 from maskbench.data.encoded import Encoded
 from maskbench.errors import UsageError
@@ -58,7 +60,12 @@ def _parquet(root: Path, found: list[Path], flat: Path) -> tuple[dict[str, Encod
 def complete(
     root: Path, splits: dict[str, Encoded], classes: tuple[str, ...], expected: str
 ) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """The splits with a test split, unless there are no classes. UsageError where one is missing."""
+    """The splits that have labels, with a test split; or, where train has none, train alone and no classes. UsageError
+    where a split is missing, and as for `labelled`."""
+    known = labelled(root, {split: images.labels < 0 for split, images in splits.items()})
+    if "train" in splits and "train" not in known:
+        return {"train": splits["train"].without_labels()}, ()
+    splits = {split: splits[split] for split in known}
     if not classes and "train" in splits:
         return splits, classes
     if "train" not in splits:
@@ -69,8 +76,22 @@ def complete(
     if "test" not in splits and "validation" in splits:  # ImageNet's custom: what is called val is the test set
         splits["test"] = splits.pop("validation")
     if "test" not in splits:
-        raise UsageError(f"no test split in {root}: expected test*.parquet or test/<class>/<image> beside train")
+        raise UsageError(
+            f"no test split in {root}: expected test*.parquet or test/<class>/<image> beside train, with labels"
+        )
     return splits, classes
+
+
+def labelled(root: Path, hidden: Mapping[str, Tensor]) -> list[str]:
+    """The splits that have labels. hidden: (N,) bool by split, True where a label is negative, as it is for all images
+    of a test set whose labels are withheld. UsageError that names the split where it is so for some."""
+    for split, of_split in hidden.items():
+        if of_split.any() and not of_split.all():
+            raise UsageError(
+                f"{int(of_split.sum())} of the {len(of_split)} images of the split {split} in {root} have no label, or "
+                f"a negative one; remove them, or number the classes from 0"
+            )
+    return [split for split, of_split in hidden.items() if not of_split.any()]
 
 
 def split_of(name: str) -> str | None:

@@ -12,8 +12,11 @@ from typing import Any
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
+import torch
+from torch import Tensor
 
 from maskbench.data.encoded import Encoded, Flat
+from maskbench.data.files import labelled
 from maskbench.errors import UsageError
 
 PICTURES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
@@ -21,18 +24,42 @@ ROWS = 64  # read at a time
 
 
 def read(root: Path, parts: dict[str, list[Path]], flat: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Each split of its files, unpacked into `flat`, and the class names; without a column of labels, train alone and
-    no classes. UsageError that names the file or the row for what is no such data set."""
+    """Each split that has labels, of its files, unpacked into `flat`, and the class names; where train has none, train
+    alone and no classes. UsageError that names the file or the row for what is no such data set."""
     schemas = {file: _opened(file).schema_arrow for files in parts.values() for file in files}
-    labelled = any(set(LABELS) & set(schema.names) for schema in schemas.values())
-    names, number_of = _classes(schemas) if labelled else ((), {})
-    unpacked = Flat(flat)
-    splits = {}
-    for split, files in parts.items():
-        if labelled or split == "train":
-            rows = (row for file in files for row in _rows(root, file, number_of if labelled else None))
-            splits[split] = unpacked.split(rows)
-    return splits, names
+    known, unpacked = _labelled(root, parts, schemas), Flat(flat)
+
+    def unpack(split: str, number_of: dict[Any, int] | None) -> Encoded:
+        return unpacked.split(row for file in parts[split] for row in _rows(root, file, number_of))
+
+    if "train" in parts and "train" not in known:
+        return {"train": unpack("train", None)}, ()
+    with_labels = {file: schemas[file] for split in known for file in parts[split]}
+    names, number_of = _classes(with_labels) if known else ((), {})
+    return {split: unpack(split, number_of) for split in known}, names
+
+
+def _labelled(root: Path, parts: dict[str, list[Path]], schemas: dict[Path, pyarrow.Schema]) -> list[str]:
+    if not any(set(LABELS) & set(schema.names) for schema in schemas.values()):
+        return []
+    return labelled(root, {split: torch.cat([_hidden(file) for file in files]) for split, files in parts.items()})
+
+
+def _hidden(file: Path) -> Tensor:
+    """(N,) bool: which labels are negative numbers."""
+    labels = _labels(file)
+    if not (pyarrow.types.is_integer(labels.type) or pyarrow.types.is_floating(labels.type)):
+        return torch.zeros(len(labels), dtype=torch.bool)
+    return torch.tensor(pyarrow.compute.less(labels, 0).fill_null(False).to_numpy())
+
+
+def _labels(file: Path) -> pyarrow.ChunkedArray:
+    opened = _opened(file)
+    column = column_of(file, opened.schema_arrow.names, LABELS)
+    try:
+        return opened.read([column])[column]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
 
 
 def _opened(file: Path) -> Any:
@@ -53,9 +80,8 @@ def _classes(schemas: dict[Path, pyarrow.Schema]) -> tuple[tuple[str, ...], dict
     if names is not None:
         return tuple(names), {number: number for number in range(len(names))}
     values: set[Any] = set()
-    for file, schema in schemas.items():
-        column = column_of(file, schema.names, LABELS)
-        values |= set(pyarrow.parquet.read_table(file, columns=[column])[column].unique().to_pylist()) - {None}
+    for file in schemas:
+        values |= set(_labels(file).unique().to_pylist()) - {None}
     number_of = {value: number for number, value in enumerate(sorted(values))}
     return tuple(map(str, number_of)), number_of
 
@@ -81,6 +107,8 @@ def _rows(root: Path, file: Path, number_of: dict[Any, int] | None) -> Iterator[
                 content = encoded["bytes"] if isinstance(encoded, dict) else encoded
                 if content is None or label is None:
                     raise UsageError(f"{where} has no {'image' if content is None else 'label'}; remove it")
+                if number_of is not None and label not in number_of:
+                    raise UsageError(f"{where} has the label {label}, but {len(number_of)} classes are named; mend it")
                 yield where, label if number_of is None else number_of[label], content
     except (pyarrow.ArrowException, OSError) as error:
         raise _unreadable(file, error) from None

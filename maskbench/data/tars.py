@@ -25,7 +25,7 @@ NONE = -1  # the label of an image that has none
 
 
 def read(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Splits by name and the class names; without labels train alone, and no classes. UsageError that names the shard
+    """Splits by name and the class names; the label of an image that has none is NONE. UsageError that names the shard
     that cannot be read."""
     parts: dict[str, list[Path]] = {}
     for shard in sorted(root.rglob("*.tar")):
@@ -33,11 +33,7 @@ def read(root: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
         for split in {SPLITS[word] for word in words if word in SPLITS}:
             parts.setdefault(split, []).append(shard)
     splits = {split: _split(root, shards) for split, shards in parts.items()}
-    labels = torch.cat([torch.arange(0), *(encoded.labels for encoded in splits.values())])
-    if (labels == NONE).all():
-        return {name: _zeros(split) for name, split in splits.items() if name == "train"}, ()
-    if (labels == NONE).any():
-        raise UsageError(f"of the samples in {root} some have a label (.cls, or .json with a label) and some have none")
+    labels = torch.cat([torch.tensor([NONE]), *(encoded.labels for encoded in splits.values())])
     return splits, _names(root, int(labels.max()) + 1)
 
 
@@ -77,10 +73,6 @@ def _label(tar: tarfile.TarFile, sample: dict[str, tarfile.TarInfo]) -> int:
         if value != NONE:
             return int(value)
     return NONE
-
-
-def _zeros(split: Encoded) -> Encoded:
-    return Encoded(**{**vars(split), "labels": torch.zeros_like(split.labels)})
 
 
 def _names(root: Path, count: int) -> tuple[str, ...]:
