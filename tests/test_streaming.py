@@ -209,6 +209,22 @@ def test_listed_once_and_again_when_files_change(tmp_path: Path, monkeypatch: py
     assert same(first.train.take(torch.arange(9)), third.train.take(torch.arange(9)))
 
 
+def test_the_images_of_a_limit_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For their mean and standard deviation, which are theirs alone."""
+    parquet(tmp_path)
+    first, other = (data.load(str(tmp_path), (12, 12), 3, limit, None, 0) for limit in (30, 31))
+    packed = data.load(str(tmp_path), (12, 12), 3, 30)
+    data.load.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("maskbench.data.encoded.Encoded.decode", lambda *_: pytest.fail("decoded again"))
+        again = data.load(str(tmp_path), (12, 12), 3, 30, None, 0)
+    assert torch.equal(again.mean, packed.mean) and torch.equal(again.std, packed.std)
+    assert not torch.equal(again.mean, other.mean) and again.sizes == packed.sizes
+    assert again.fingerprint == packed.fingerprint and again.classes == packed.classes
+    assert same(again.train.take(torch.arange(30)), first.train.take(torch.arange(30)))
+    assert same(again.train.take(torch.arange(30)), packed.train.take(torch.arange(30)))
+
+
 def test_nothing_is_left_of_parquet_that_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet(tmp_path / "data")
     monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "cache"))

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from maskbench.data import downloads, files, shapes, tars
 from maskbench.data.cache import Packed, cached
 from maskbench.data.encoded import Encoded
 from maskbench.data.pack import pack
-from maskbench.data.splits import Splits, assemble
+from maskbench.data.splits import Split, Splits, assemble, stratified_order
+from maskbench.data.stream import Streamed
 from maskbench.errors import UsageError
 
 HUB = "hfds/"
@@ -36,7 +37,7 @@ def load(
     unknown name, a missing path or broken files.
     """
     if dataset == "shapes":
-        packed, name = _shapes(size, channels), "shapes"
+        packed, name, key = _shapes(size, channels), "shapes", {}
     else:
         found = _source(dataset, data_dir)
         key = {**found.key, "size": size, "channels": channels, "memory_gib": memory_gib}
@@ -44,7 +45,7 @@ def load(
         name = found.name
     if limit is not None and limit < len(packed.classes):
         raise UsageError(f"--limit {limit} leaves some of the {len(packed.classes)} classes of {name} without images")
-    train = packed.splits["train"]
+    train = _limited(packed, key, limit)
     return assemble(
         name,
         train,
@@ -52,8 +53,19 @@ def load(
         classes=packed.classes,
         fingerprint=packed.fingerprint,
         validation=packed.splits.get("validation"),
-        limit=limit,
     )
+
+
+def _limited(packed: Packed, key: dict[str, Any], limit: int | None) -> Split:
+    """The first `limit` training images of the stratified order; streamed ones are decoded once, for their levels."""
+    train = packed.splits["train"]
+    if limit is None or limit >= len(train):
+        return train
+    part = train.part(stratified_order(train.labels)[:limit].sort().values)
+    if not isinstance(part, Streamed):
+        return part
+    known = cached({**key, "limit": limit}, lambda _: replace(packed, splits={"train": part.with_levels()}))
+    return known.splits["train"]
 
 
 @dataclass(frozen=True)

@@ -131,14 +131,11 @@ def assemble(
     classes: tuple[str, ...],
     fingerprint: str,
     validation: Split | None = None,
-    limit: int | None = None,
 ) -> Splits:
-    """Splits with the first `limit` training images of the stratified order, and a validation part.
+    """Splits with a validation part.
 
     Without a validation split, a stratified tenth of train (at least one image) is held out for choices.
     """
-    if limit is not None and limit < len(train):
-        train = train.part(stratified_order(train.labels)[:limit].sort().values)
     if validation is None:
         order = stratified_order(train.labels)
         held_out = max(1, round(VALIDATION_SHARE * len(train)))
