@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -53,6 +54,13 @@ def reference(folder: Path, arguments: list[str]) -> dict[str, str]:
     code, said = finished(folder, *arguments, timeout=400)
     assert code == 0, said
     return results(folder)
+
+
+def own_token(folder: Path) -> dict[str, str]:
+    """The environment of a Ray cluster whose secret is a file in `folder`; no token in a home is read or made."""
+    (folder / "token").write_text(secrets.token_hex(32))
+    (folder / "token").chmod(0o600)
+    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
 
 
 def interruptions(folder: Path) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import left_over, results
-from tests.suites import begun, finished, interruptions, reference, suite, until
+from tests.suites import begun, finished, interruptions, own_token, reference, suite, until
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("ray")
@@ -59,13 +58,6 @@ class Cluster:
 
     def asked(self, folder: Path, arguments: list[str]) -> tuple[int, str]:
         return finished(folder, *arguments, timeout=120, env=self.environment)
-
-
-def own_token(folder: Path) -> dict[str, str]:
-    """The environment of a cluster whose secret is a file in `folder`: no token in anybody's home is read or made."""
-    (folder / "token").write_text(secrets.token_hex(32))
-    (folder / "token").chmod(0o600)
-    return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
 
 
 def kill_session(leader: int) -> None:
