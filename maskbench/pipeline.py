@@ -21,7 +21,7 @@ from maskbench.record import RunRecord, environment
 from maskbench.reporter import Reporter
 from maskbench.state import State
 from maskbench.storage import remove_partial, trouble
-from maskbench.system import reset_peak_memory, settle
+from maskbench.system import reset_peak_memory
 from maskbench.timing import Stopwatch
 
 
@@ -181,9 +181,8 @@ def attempted(
 
 
 def begin(planned: Plan, splits: Splits) -> Progress:
-    """A run at its start."""
+    """A run at its start, its system settled by `load_splits`."""
     config, device = planned.config, torch.device(planned.config.system.device)
-    settle(config.system)
     reset_peak_memory(device)
     versions = {"strategy_version": planned.strategy.version, "objective_version": planned.objective.version}
     identity = {**versions, "data_fingerprint": splits.fingerprint, **config.model_dump(mode="json")}

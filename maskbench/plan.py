@@ -25,7 +25,7 @@ from maskbench.pretrain import context_for, degraded
 from maskbench.probe import Probe
 from maskbench.state import State, new_state
 from maskbench.strategy import Strategy
-from maskbench.system import resolve
+from maskbench.system import resolve, settle
 from maskbench.view import View
 from maskbench.vit import build_encoder
 
@@ -106,9 +106,10 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_splits(planned: Plan) -> tuple[Plan, Splits]:
-    """The data on the device, and the plan with a batch no larger than the data. UsageError where the objective cannot
-    learn from them."""
+    """The data on the device, which is settled first, and the plan with a batch no larger than the data. UsageError
+    where the objective cannot learn from them."""
     config, data = planned.config, planned.config.data
+    settle(config.system)
     splits = load(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib)
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if planned.objective.needs_labels and not splits.classes:

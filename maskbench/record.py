@@ -89,7 +89,7 @@ def environment(resolved: dict[str, Any]) -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    gpu = torch.cuda.get_device_name() if resolved["device"].startswith("cuda") else None
+    gpu = torch.cuda.get_device_name(resolved["device"]) if resolved["device"].startswith("cuda") else None
     return {
         **resolved,
         "python": platform.python_version(),

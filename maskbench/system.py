@@ -77,11 +77,15 @@ def _settled(config: RunConfig, device: str, kind: str) -> RunConfig:
 
 
 def settle(system: System) -> None:
-    """Make torch repeat itself to the last digit where the system asks for it, before anything runs on a GPU.
+    """Make a resolved system's GPU the current one, on which events and what names none go, and torch repeat itself to
+    the last digit where the system asks for it; before anything runs on a GPU.
 
     On CPU it does so anyway, for a given number of threads. Operations that have no such algorithm raise, naming
     themselves.
     """
+    device = torch.device(system.device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     if system.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(bool(system.deterministic))

@@ -25,12 +25,12 @@ def time_probes(config: RunConfig, images: int | None) -> dict[str, Any]:
     {"machine", "images", "features": {"seconds", "images_per_s"}, "rows": [{"probe", "seconds"}], "peak_memory_mib"}
     """
     planned = plan(config)
+    settle(planned.config.system)
     if images is None:
         planned, splits = load_splits(planned)
     else:
         splits = _generated(planned.config, images)
     device = splits.train.labels.device
-    settle(planned.config.system)
     state = build(planned, splits)
     preflight(planned, splits, state)
     asked = asked_about(planned, splits)

@@ -38,12 +38,12 @@ def time_step(config: RunConfig, rounds: int, generated: bool) -> dict[str, Any]
     planned = plan(config)
     if not planned.objective.trains:
         raise UsageError(f"objective {planned.objective.name} trains nothing; there is no step to time")
+    settle(planned.config.system)
     if generated:
         splits = noisy(planned, BATCHES * planned.config.train.batch_size)
     else:
         planned, splits = load_splits(planned)
     device = splits.train.labels.device
-    settle(planned.config.system)
     reset_peak_memory(device)
     state = build(planned, splits)
     preflight(planned, splits, state)
