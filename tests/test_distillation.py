@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskbench.config import RunConfig
 from maskbench.crops import Batch, full_crops
@@ -315,6 +316,25 @@ def test_an_image_with_nothing_hidden_counts_as_no_error() -> None:
         parts.append(float(head(examples(({"hidden": hidden}, {"hidden": hidden}))).logs["loss/token"]))
     assert whole == pytest.approx(sum(parts), rel=1e-5)
     assert min(parts) > 0
+
+
+class Asked(TorchDispatchMode):
+    """Counts what asks a GPU how many there are, and waits for its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += any(name in str(function) for name in ("nonzero", "masked_select", "masked_scatter", "item"))
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_device_is_asked_once_a_crop_where_counts_vary() -> None:
+    head = head_for("ibot")
+    with Asked() as asked:
+        head(examples(({"hidden": tokens([1, 2], [3], [])}, {"hidden": tokens([], [3], [4])}))).loss.backward()
+    assert asked.count == 2
 
 
 def test_nothing_hidden_anywhere_is_no_loss_and_no_trouble() -> None:

@@ -24,6 +24,7 @@ Positive = Annotated[float, Field(gt=0)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Places = Tensor | tuple[Tensor, ...]  # (B, count) int64, as many in each row; or (M,) rows and (M,) columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,14 +215,13 @@ class DistillationHead(Head):
             hidden = view.recovered
             assert hidden is not None, "checked by maskbench.fit"
             even = view.length is not None and view.thrown is None and view.replaced is None
-            count = hidden.shape[1] - (view.length or 0) if even else None
+            places = _places(hidden, hidden.shape[1] - (view.length or 0) if even else None)
             with torch.no_grad():
-                answer = precise(teach(_picked(teacher.patches, hidden, count)))
+                answer = precise(teach(_picked(teacher.patches, places)))
                 target = ((answer - self.patch_centre) / self.token_temperature).softmax(-1)
                 known.append(answer)
-            predicted = precise(project(_picked(student.patches, hidden, count), frozen=self.frozen))
-            errors = predicted.new_zeros(hidden.shape)
-            errors = errors.masked_scatter(hidden, cross_entropy(predicted / ibot.student_temperature, target))
+            predicted = precise(project(_picked(student.patches, places), frozen=self.frozen))
+            errors = _put(cross_entropy(predicted / ibot.student_temperature, target), places, hidden.shape)
             losses.append((errors.sum(1) / hidden.sum(1).clamp_min(1)).mean())
         if self.training:
             self._centre(self.patch_centre, torch.cat(known), given.last)
@@ -256,13 +256,25 @@ class DistillationHead(Head):
             self.token_temperature.fill_(start + (end - start) * warm)
 
 
-def _picked(tokens: Tensor, where: Tensor, count: int | None) -> Tensor:
-    """(M, D): the tokens (B, N, D) at the True places of `where` (B, N), row by row. count: how many there are in every
-    row; where it is None, the device is asked, and waited for."""
-    if count is None:
-        return tokens[where]
-    places = raster_order(where, count)[..., None].expand(-1, -1, tokens.shape[-1])
-    return tokens.gather(1, places).flatten(0, 1)
+def _places(where: Tensor, count: int | None) -> Places:
+    """The True places of `where` (B, N), row by row. count: how many there are in every row; where it is None, the
+    device is asked, and waited for."""
+    return tuple(where.nonzero(as_tuple=True)) if count is None else raster_order(where, count)
+
+
+def _picked(tokens: Tensor, places: Places) -> Tensor:
+    """(M, D): the tokens (B, N, D) at M places."""
+    if isinstance(places, tuple):
+        return tokens[places]
+    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1])).flatten(0, 1)
+
+
+def _put(values: Tensor, places: Places, shape: torch.Size) -> Tensor:
+    """(B, N): the values (M,) at M places, 0 elsewhere. `masked_scatter` would wait for the device on its way back."""
+    zeros = values.new_zeros(shape)
+    if isinstance(places, tuple):
+        return zeros.index_put(places, values)
+    return zeros.scatter(1, places, values.view_as(places))
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
