@@ -73,6 +73,7 @@ def batch_for(strategy: Strategy, size: int = 64, grid: Grid = SQUARE, channels:
     signals = {name: value for name, value in signals.items() if name in wanted}
     index = torch.randperm(50_000, generator=generator)[:size].to(device)
     module = strategy.build(images, grid, WIDTH)
+    module = None if module is None else module.to(device)
     return Batch(grid, images, index, torch.arange(size, device=device), size, signals, module)
 
 

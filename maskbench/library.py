@@ -72,10 +72,11 @@ def degrade(
         raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
     grid = Grid.of(images, patch_size)
     index = torch.arange(len(images), device=images.device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32
         if module is None:
             width = next((signals[name].shape[-1] for name in ("embeddings", "features") if name in signals), 0)
             module = strategy.build(images, grid, width)
+            module = None if module is None else module.to(images.device)
         context = Context(
             grid, index, seed=seed, epoch=epoch, step=0, progress=progress, module=module, signals=signals
         )

@@ -152,3 +152,11 @@ def test_exact_is_exact_and_a_subset_of_one_more_rectangle(ratio: float) -> None
 def test_a_patch_as_large_as_the_largest_block_is_refused() -> None:
     with pytest.raises(ValueError, match="raise largest or use align=pixel"):
         degrade("gmml", torch.zeros(2, 3, 32, 32), patch_size=16, align="patch")
+
+
+def test_a_users_autocast_changes_nothing() -> None:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    plain = degrade("gmml", images, patch_size=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        view = degrade("gmml", images, patch_size=4)
+    assert torch.equal(view.images, plain.images) and view.images.dtype == torch.float32
