@@ -146,7 +146,7 @@ def shown_of(
     """From the numbers of a part's images to what the objective is shown: crops and views."""
     head, index = state.head, part.index
     with watch.phase("data"):
-        taken = splits.train.take(index)
+        taken = splits.train.bare().take(index)
     with watch.phase("augment"):
         batches = full_crops(config, strategy, splits, head.recipe, taken, index, epoch)
         local = local_crops(config, splits, head.recipe, taken, index, epoch)

@@ -7,6 +7,7 @@ random, with one clamp at the end, and hue turns in the YIQ plane, which keeps t
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -61,12 +62,14 @@ def _chance(drawn: Tensor, chance: float) -> Tensor:
 
 
 def _jittered(pixels: Tensor, colours: Colours, drawn: Tensor) -> Tensor:
-    spans = pixels.new_tensor([colours.brightness, colours.contrast, colours.saturation, 2 * math.pi * colours.hue])
-    change = (2 * drawn[:, :4] - 1) * spans * (drawn[:, 4:5] < colours.jitter)
-    brightness, contrast, saturation = (1 + change[:, :3]).unbind(1)
+    spans = (colours.brightness, colours.contrast, colours.saturation, 2 * math.pi * colours.hue)
+    places = (2 * drawn[:, :4] - 1).to(pixels.dtype).unbind(1)
+    happens = drawn[:, 4] < colours.jitter
+    *factors, angle = (place * span * happens for place, span in zip(places, spans, strict=True))
+    brightness, contrast, saturation = (1 + factor for factor in factors)
     saturation = saturation * (drawn[:, 5] >= colours.grey)
-    matrix = (brightness * contrast)[:, None, None] * turn(change[:, 3], saturation)
-    luminance = pixels.new_tensor(LUMINANCE)
+    matrix = (brightness * contrast)[:, None, None] * turn(angle, saturation)
+    luminance = constants(pixels.device, pixels.dtype)[0]
     grey = torch.einsum("c,bchw->b", luminance, pixels) / pixels[0, 0].numel()  # the image's mean luminance
     offset = ((1 - contrast) * brightness * grey)[:, None, None, None]
     return (torch.einsum("bij,bjhw->bihw", matrix, pixels) + offset).clamp(0, 1)
@@ -74,11 +77,18 @@ def _jittered(pixels: Tensor, colours: Colours, drawn: Tensor) -> Tensor:
 
 def turn(angle: Tensor, saturation: Tensor) -> Tensor:
     """(B, 3, 3): turns hue by `angle` (B,) radians and scales colour by `saturation` (B,), luminance unchanged."""
-    to_yiq = torch.tensor(YIQ, dtype=torch.float64)
+    _, to_yiq, from_yiq = constants(angle.device, angle.dtype)
     cos, sin, zero = angle.cos() * saturation, angle.sin() * saturation, torch.zeros_like(angle)
     rows = [torch.stack(row, 1) for row in ((zero + 1, zero, zero), (zero, cos, -sin), (zero, sin, cos))]
-    inverse = to_yiq.inverse().to(angle)
-    return inverse @ torch.stack(rows, 1) @ to_yiq.to(angle)
+    return from_yiq @ torch.stack(rows, 1) @ to_yiq
+
+
+@lru_cache
+def constants(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """LUMINANCE (3,), YIQ (3, 3) and its inverse. Kept, because each copy from the host waits for the device."""
+    with torch.inference_mode(False):
+        to_yiq = torch.tensor(YIQ, dtype=torch.float64)
+        return to_yiq[0].to(device, dtype), to_yiq.to(device, dtype), to_yiq.inverse().to(device, dtype)
 
 
 def blurred(pixels: Tensor, sigma: Tensor, size: tuple[int, int] | None = None) -> Tensor:

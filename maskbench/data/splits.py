@@ -35,6 +35,10 @@ class Split(ABC):
     def to(self, device: torch.device) -> "Split":
         """The same split, whose images are given on `device`."""
 
+    def bare(self) -> "Split":
+        """The same split without objects, for training, which has no use for them."""
+        return self
+
     @abstractmethod
     def levels(self) -> Tensor:
         """(C, 256) int64: how many pixels of each channel have each level."""
@@ -61,6 +65,10 @@ class Images(Split):
     def part(self, index: Tensor) -> "Images":
         """What `take` gives."""
         return self.take(index)
+
+    def bare(self) -> "Images":
+        """See `Split`; `take` then asks the device for no number, as it does for objects, which stay on the CPU."""
+        return replace(self, objects=None)
 
     def levels(self) -> Tensor:
         """See `Split`."""
