@@ -156,7 +156,8 @@ def parallel(module: nn.Module) -> nn.Module:
     if world() == 1:
         return module
     device = next(module.parameters()).device
-    module.register_parameter("idle", nn.Parameter(torch.zeros(1, device=device)))  # torch warns if none is out of use
+    # Were all in use, torch would warn of that, from C++ straight to stderr, where no filter of Python's reaches it.
+    module.register_parameter("idle", nn.Parameter(torch.zeros(1, device=device)))
     with warnings.catch_warnings():  # some versions of torch announce another name for the same
         warnings.filterwarnings("ignore", "`broadcast_buffers`")
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
