@@ -13,7 +13,7 @@ from maskbench.errors import UsageError, unknown
 
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="strategies, objectives, probes, datasets, presets or pairs.")
+        str, typer.Argument(help="strategies, objectives, probes, datasets, presets, suites or pairs.")
     ] = "strategies",
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
