@@ -47,6 +47,7 @@ def timed(benchmark: BenchmarkFixture, **changes: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore")  # of inductor's advice
 @pytest.mark.parametrize("name", NAMES)
 def test_end_to_end(benchmark: BenchmarkFixture, name: str) -> None:
     """At least 92 % of the model's images a second, 95 % on a GPU; there masks and degradation take 2 % of the step at
@@ -58,6 +59,7 @@ def test_end_to_end(benchmark: BenchmarkFixture, name: str) -> None:
         assert found["mask_ms"] / found["step_ms"] <= (0.02 if GPU else 0.03)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not GPU, reason="no GPU here")
 @pytest.mark.parametrize(
     ("size", "images_per_s", "mfu"),

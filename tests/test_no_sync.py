@@ -47,8 +47,8 @@ class Waits(Exception):
 
 
 class Apart(TorchDispatchMode):
-    """Raises Waits where numbers go from host to device or back, but for single ones that are given to a kernel; and for
-    the backward pass of masked_scatter, which asks how many there are, and of which fake tensors know the shape."""
+    """Raises Waits where numbers go from host to device or back, but for single ones that are given to a kernel; and
+    for masked_scatter's backward pass, which asks how many there are, though fake tensors know its shape."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.ops.aten.masked_scatter_backward.default:
@@ -105,24 +105,28 @@ def stepped(name: str, objective: str = "mae", device: torch.device = CUDA, **se
         splits = fake_splits(splits, mode, device)
         colour.constants(splits.mean.device, torch.float32)  # once a process
         with Apart():
-            return _step(planned, splits, state, torch.empty(64, dtype=torch.int64, device=device))
+            index = torch.empty(64, dtype=torch.int64, device=device)
+            return one_step(planned, splits, state, index, backward=device != CUDA)
 
 
-def _step(planned: Plan, splits: Splits, state: State, index: Tensor) -> View:
+def one_step(planned: Plan, splits: Splits, state: State, index: Tensor, *, backward: bool) -> View:
+    """The view in a step as `pretrain` does it, the loss unseen; without a backward pass all gradients are 0."""
     config, strategy, watch = planned.config, planned.strategy, cast(Any, Watch())
     learner = Learner(state.head.train(), strategy, state.module)
-    shown = [shown_of(config, splits, strategy, state, Part(index, 0, 64), 0, 0.5, watch)]
-    if index.is_cuda:
+    shown = [shown_of(config, splits, strategy, state, Part(index, 0, len(index)), 0, 0.5, watch)]
+    if backward:
+        outcomes = learn(config, state, learner, shown, watch)
+    else:
         outcome = outcome_from(config, state, learner, shown[0], watch)
-        assert _tally(state, shown, [outcome._replace(loss=outcome.loss.detach())], look=False) is None
+        outcomes = [outcome._replace(loss=outcome.loss.detach())]
         for parameter in learner.parameters():
             parameter.grad = torch.zeros_like(parameter)
-    else:
-        learn(config, state, learner, shown, watch)
     update(config, state, per_epoch=4)
     state.head.after_step(0.5)
     if state.teacher is not None:
         state.teacher.update(followed(state.head, strategy))
+    if index.is_cuda:  # a CPU's loss is looked at always
+        assert _tally(state, shown, outcomes, look=False) is None
     return shown[0].given.views[0]
 
 

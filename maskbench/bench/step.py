@@ -108,7 +108,7 @@ class StepBench:
         state.head.train()
 
     def prepare(self) -> None:
-        """Keep what a step gives the model, without the graph of a strategy that learns: a backward pass uses it up."""
+        """Keep what a step gives the model: without the graph of a strategy that learns, which backward uses up."""
         part = Part(self.index, 0, len(self.index))
         with torch.no_grad():
             self.given = shown_of(*self._what(), part, 0, PROGRESS, self.watch).given
