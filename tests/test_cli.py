@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from maskbench.catalogue import KINDS
 from maskbench.cli import main
 
 SMALL = [
@@ -141,12 +142,17 @@ def test_show(tmp_path: Path) -> None:
     assert (tmp_path / "masks.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("kind", ["strategies", "objectives", "probes", "datasets", "presets"])
+@pytest.mark.parametrize("kind", ["strategies", "objectives", "probes", "datasets", "presets", "suites"])
 def test_list(kind: str, tmp_path: Path) -> None:
     shown, machine = maskbench("list", kind, cwd=tmp_path), maskbench("list", kind, "--json", cwd=tmp_path)
     assert shown.code == machine.code == 0
     names = [entry["name"] for entry in json.loads(machine.out)]
     assert [line.split()[0] for line in shown.out.splitlines()] == names
+
+
+def test_the_help_of_list_names_every_kind(tmp_path: Path) -> None:
+    shown = maskbench("list", "--help", cwd=tmp_path)
+    assert all(kind in shown.out for kind in KINDS)
 
 
 @pytest.mark.parametrize(
