@@ -18,7 +18,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 def test_a_run_costs_little_beside_itself(
     benchmark: BenchmarkFixture, tmp_path: Path, on: str, at_most_s: float
 ) -> None:
-    arguments = suite(tmp_path, ["random", "gmml"], "0-3", "--epochs", "40", "--set", "data.limit=400")
+    arguments = suite(tmp_path, ["random", "gmml", "block"], "0-3", "--epochs", "40", "--set", "data.limit=400")
 
     def campaign() -> tuple[int, str]:
         return finished(tmp_path, *arguments, "--on", on, "--jobs", "2", timeout=400, env=own_token(tmp_path))
@@ -30,4 +30,4 @@ def test_a_run_costs_little_beside_itself(
     records = [read_record(path) for path in tmp_path.glob("results/quick/runs/*/record.json")]
     accounted = sum(each.metrics["cost/wall_s"] for each in records)
     print(f"\n{on}: {(spent - accounted) / len(records):.2f} s a run, of {len(records)} runs")
-    assert len(records) == 12 and (spent - accounted) / len(records) < at_most_s, (spent, accounted)
+    assert len(records) == 16 and (spent - accounted) / len(records) < at_most_s, (spent, accounted)

@@ -68,6 +68,11 @@ class Campaign:
             self._tell(trials, records)
         return len({plan(config).run_id for config in runs}), self._go(runs)
 
+    def summon(self) -> None:
+        """Start the processes that will do the runs here, so that they are ready when the plan is."""
+        if self.place.here:
+            self._measure.summon()
+
     def told(self) -> str:
         """Which runs there are, what is done of them, and about how long the rest takes."""
         if self.place.here:
@@ -92,6 +97,7 @@ class Campaign:
         return fitted([self.place.settled(config) for config in configs], self._measure, self._epochs)
 
     def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
+        crew = self._measure.handed_over() if self.place.here and self.place.at_once > 1 else []
         self._measure.close()  # its memory is for the runs
         planned = together(partial(checked_all, configs))
         torch.cuda.empty_cache()  # of what was tried: other processes have the GPU next
@@ -101,7 +107,7 @@ class Campaign:
                 reporter = Published(reporter) if first() else reporter
                 return each_once(planned, self.force, reporter, self.checkpoint_every)
             terms = Terms(self.plugins, self.checkpoint_every, self.track)
-            opened = partial(self.place.executor, terms, configs[0])
+            opened = partial(self.place.executor, terms, configs[0], crew)
             return carry_out(planned, opened, self.force, self.reporter)
 
     def _choose(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> Choose | None:

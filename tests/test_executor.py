@@ -1,6 +1,7 @@
 """Many runs at once: evenly shared, stopped and resumed, and no crash of one touching the others."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from maskbench.executors.local import Elsewhere, Local
+from maskbench.executors.work import Terms
+from maskbench.plan import plan
 from maskbench.record import read_record
 from tests.test_cli import SMALL
+from tests.tiny import tiny
 
 pytestmark = pytest.mark.integration
 
@@ -77,6 +82,26 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path: Path) -> None:
     done = labels(tmp_path)
     assert [name for name, _, status in done if status == "complete"] == ["gmml", "none", "none", "random"]
     assert "| gmml" in out
+
+
+def test_a_process_that_died_before_its_first_run_is_replaced(tmp_path: Path) -> None:
+    """Those that do the runs are started while they are planned."""
+    waiting = Elsewhere((), 2)
+    waiting.summon()
+    pools = waiting.handed_over()
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    executor = Local(2, Terms(), pools)
+    try:
+        executor.start([plan(tiny(tmp_path))])
+        landed = executor.landed(120)
+        if landed[0][1].died is not None:  # it was not known yet
+            executor.start([plan(tiny(tmp_path))])
+            landed = executor.landed(120)
+    finally:
+        executor.close()
+    assert landed[0][1].record is not None and landed[0][1].record.status == "complete"
 
 
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.killpg)])

@@ -171,6 +171,7 @@ def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bo
 
     with resumable(), joined(first.system.device):
         if told:
+            campaign.summon()
             campaign.reporter.note(campaign.told())
         expected, records = campaign.carry_out()
     if launched().first:

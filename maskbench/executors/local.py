@@ -16,6 +16,7 @@ from maskbench.executors.driver import Executor
 from maskbench.executors.work import Result, Terms, work
 from maskbench.interrupt import Interrupted
 from maskbench.plan import Plan
+from maskbench.strategy import REGISTRY
 from maskbench.system import on_device
 
 T = TypeVar("T")
@@ -23,13 +24,14 @@ DIED = "its process died; the same command tries it again from its checkpoint"
 
 
 class Local(Executor):
-    """`jobs` processes that share cores and GPUs evenly; one that dies is replaced by another."""
+    """`jobs` processes that share cores and GPUs evenly; one that dies is replaced by another. pools: those of them
+    that have been started already."""
 
     loud = True
 
-    def __init__(self, jobs: int, terms: Terms) -> None:
+    def __init__(self, jobs: int, terms: Terms, pools: Sequence[ProcessPoolExecutor] = ()) -> None:
         self.jobs, self.terms = jobs, terms
-        self.pools = [_pool(jobs, terms.plugins) for number in range(jobs)]
+        self.pools = [*pools, *(_pool(jobs, terms.plugins) for _ in range(jobs - len(pools)))]
         self.free = list(range(jobs))
         self.running: dict[Future[Result], tuple[int, str]] = {}
 
@@ -39,8 +41,15 @@ class Local(Executor):
     def start(self, planned: Sequence[Plan]) -> None:
         for each in planned:
             number = self.free.pop()
-            future = self.pools[number].submit(work, _spread(each.config, number), self.terms)
-            self.running[future] = (number, each.run_id)
+            self.running[self._submitted(number, _spread(each.config, number))] = (number, each.run_id)
+
+    def _submitted(self, number: int, config: RunConfig) -> Future[Result]:
+        """The run, begun by process `number`, or by another in its place where it has died while it waited."""
+        try:
+            return self.pools[number].submit(work, config, self.terms)
+        except BrokenProcessPool:
+            self.pools[number] = _pool(self.jobs, self.terms.plugins)
+            return self.pools[number].submit(work, config, self.terms)
 
     def landed(self, timeout_s: float) -> list[tuple[str, Result]]:
         done, _ = wait(self.running, timeout_s, return_when=FIRST_COMPLETED)
@@ -79,6 +88,7 @@ class Elsewhere:
     def __init__(self, plugins: Sequence[str], jobs: int = 1) -> None:
         self.plugins, self.jobs = plugins, jobs
         self._process: ProcessPoolExecutor | None = None
+        self._others: list[ProcessPoolExecutor] = []
 
     def __call__(self, function: Callable[[RunConfig], T], config: RunConfig) -> T:
         self._process = self._process or _pool(self.jobs, self.plugins)
@@ -92,11 +102,23 @@ class Elsewhere:
                 child.kill()  # Python would wait for its answer before it ends
             raise
 
+    def summon(self) -> None:
+        """Start all of `jobs` processes now, so that they are ready when it is their turn."""
+        if self._process is None:
+            self._process, *self._others = (_pool(self.jobs, self.plugins) for _ in range(self.jobs))
+            for pool in (self._process, *self._others):
+                pool.submit(int)
+
+    def handed_over(self) -> list[ProcessPoolExecutor]:
+        """The processes that there are, which from now on are somebody else's."""
+        pools = [*([] if self._process is None else [self._process]), *self._others]
+        self._process, self._others = None, []
+        return pools
+
     def close(self) -> None:
-        """End the process, if there is one."""
-        if self._process is not None:
-            self._process.shutdown()
-            self._process = None
+        """End the processes, if there are any."""
+        for pool in self.handed_over():
+            pool.shutdown()
 
 
 def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
@@ -108,8 +130,6 @@ def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
 
 def _begin(threads: int, plugins: Sequence[str]) -> None:
     """Ctrl-C of a terminal reaches every process; only the first one acts on it, and asks the others by SIGTERM."""
-    from maskbench.strategy import REGISTRY
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     for plugin in plugins:

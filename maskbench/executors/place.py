@@ -1,6 +1,7 @@
 """Where a set of runs is carried out, and what each of them may use there."""
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -77,12 +78,12 @@ class Place:
             gpus = float(device.startswith("cuda") or resolve(config).system.device.startswith("cuda"))
         return Share(self.cpus_per_run or 1, gpus, self.memory_per_run)
 
-    def executor(self, terms: Terms, config: RunConfig) -> Executor:
-        """What carries out runs like `config` there."""
+    def executor(self, terms: Terms, config: RunConfig, pools: Sequence[ProcessPoolExecutor] = ()) -> Executor:
+        """What carries out runs like `config` there. pools: this machine's processes that have been started already."""
         output = Path(config.output)
         if self.on == "ray":
             return RayCluster(self.ray_address, self.jobs, self.share(config), terms, output)
         if self.on == "slurm":
             options = dict(each.removeprefix("--").split("=", 1) for each in self.slurm or ())
             return Slurm(self.partition, self.time, options, self.jobs, self.share(config), terms, output)
-        return Local(self.at_once, terms)
+        return Local(self.at_once, terms, pools)
