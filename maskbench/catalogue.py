@@ -107,17 +107,18 @@ def _pairs() -> Entries:
 
     found = specimen("shapes", "56", 4, 2)
     chosen = [objectives.REGISTRY.create(name) for name in objectives.REGISTRY.names()]
-    entries = []
+    entries, broken = [], {}
     for name in REGISTRY.names():
         try:
             strategy = REGISTRY.create(name)
             view = found.view(strategy)
-        except (UsageError, ValueError):
-            continue  # a broken plugin, listed as such
+        except Exception as error:  # a plugin may raise anything
+            broken[name] = f"{type(error).__name__}: {error}"
+            continue
         reasons = {objective.name: unfit(strategy, objective, view) for objective in chosen}
         fitting = [objective for objective, reason in reasons.items() if reason is None]
         entries.append({"name": name, "summary": " ".join(fitting), "pairs": reasons})
-    return entries, dict(REGISTRY.broken)
+    return entries, {**REGISTRY.broken, **broken}
 
 
 def matrix(entries: list[dict[str, Any]]) -> str:

@@ -92,11 +92,14 @@ def test_a_worker_tells_what_kept_a_run_from_beginning(tmp_path: Path, monkeypat
     assert "could not begin: out of memory; lower --jobs" in str(work(tiny(tmp_path), Terms()).died)
 
 
-def test_a_strategy_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_registry")
+def test_a_strategy_that_cannot_be_built_is_refused_and_listed(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(UNBUILT)
     done = maskbench("run", "--strategy", "unbuilt", "--plugin", "mine.py", *SMALL, cwd=tmp_path)
     assert done.code == 2 and "unbuilt with vit_tiny_patch16_224 cannot be built: KeyError: 'the moon'" in done.err
     assert "Traceback" not in done.err and not (tmp_path / "results").exists()
+    listed = maskbench("list", "pairs", "--plugin", "mine.py", cwd=tmp_path)
+    assert listed.code == 0 and "unbuilt" in listed.err and "the moon" in listed.err and "gmml" in listed.out
 
 
 UNBUILT = '''"""A strategy that cannot be built."""
