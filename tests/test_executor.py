@@ -132,6 +132,21 @@ def test_stopped_all_save_and_the_same_command_goes_on(
     assert {status for _, _, status in labels(tmp_path)} == {"complete"} and len(labels(tmp_path)) == 4
 
 
+def test_where_the_first_process_is_killed_the_others_save_and_end(tmp_path: Path) -> None:
+    arguments = [*suite(tmp_path, ["random", "gmml"]), "--epochs", "4000"]
+    with command(tmp_path, *arguments) as process:
+        assert process.stderr is not None
+        begun = 0
+        while begun < 2:
+            line = process.stderr.readline()
+            assert line
+            begun += " steps of 50" in line
+        process.kill()
+    assert nobody_left(process.pid)
+    assert len(list(tmp_path.glob("results/mine/runs/*/checkpoint.pt"))) == 2
+    assert not list(tmp_path.glob("**/running.lock")), "they let go"
+
+
 def test_parallel_runs_have_the_numbers_of_single_ones(tmp_path: Path) -> None:
     found = []
     for jobs in ("1", "2"):

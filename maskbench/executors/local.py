@@ -1,7 +1,9 @@
 """Many runs on one machine: several processes, each with a share of the cores, no crash of one touching the others."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -46,10 +48,10 @@ class Local(Executor):
     def _submitted(self, number: int, config: RunConfig) -> Future[Result]:
         """The run, begun by process `number`, or by another in its place where it has died while it waited."""
         try:
-            return self.pools[number].submit(work, config, self.terms)
+            return self.pools[number].submit(_worked, config, self.terms)
         except BrokenProcessPool:
             self.pools[number] = _pool(self.jobs, self.terms.plugins)
-            return self.pools[number].submit(work, config, self.terms)
+            return self.pools[number].submit(_worked, config, self.terms)
 
     def landed(self, timeout_s: float) -> list[tuple[str, Result]]:
         done, _ = wait(self.running, timeout_s, return_when=FIRST_COMPLETED)
@@ -129,11 +131,28 @@ def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
 
 
 def _begin(threads: int, plugins: Sequence[str]) -> None:
-    """Ctrl-C of a terminal reaches every process; only the first one acts on it, and asks the others by SIGTERM."""
+    """Ctrl-C of a terminal reaches every process; only the first one acts on it, and asks the others by SIGTERM. Where
+    that one is killed, each asks itself: concurrent.futures would wait for more to do for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_outlive, daemon=True).start()
     torch.set_num_threads(threads)
     for plugin in plugins:
         REGISTRY.load(plugin)
+
+
+def _outlive() -> None:
+    first = multiprocessing.parent_process()
+    assert first is not None, "begun by it"
+    first.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _worked(config: RunConfig, terms: Terms) -> Result:
+    result = work(config, terms)
+    first = multiprocessing.parent_process()
+    if first is not None and not first.is_alive():
+        os._exit(1)  # the run is saved, and nobody takes the result
+    return result
 
 
 def _spread(config: RunConfig, number: int) -> RunConfig:
