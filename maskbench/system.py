@@ -30,11 +30,13 @@ def resolve(config: RunConfig) -> RunConfig:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError:
         raise UsageError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device!r} asked for, but torch sees no GPU; use --device cpu")
+    if kind == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r} asked for, but the last GPU here is cuda:{torch.cuda.device_count() - 1}")
     return _settled(config, device, kind)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskbench.data.splits import Splits
+from maskbench.errors import UsageError
 from maskbench.plan import load_splits, plan
 from maskbench.record import environment
 from tests.tiny import tiny
@@ -19,12 +20,15 @@ def test_a_runs_gpu_is_current_before_data_go_there(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # put back at the end
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", done.append)
     monkeypatch.setattr(torch, "use_deterministic_algorithms", done.append)
     monkeypatch.setattr(Splits, "to", lambda _, device: done.append((device, os.environ["CUBLAS_WORKSPACE_CONFIG"])))
     load_splits(plan(tiny(tmp_path, system__device="cuda:1", system__deterministic=True)))
     second = torch.device("cuda:1")
     assert done == [second, True, (second, ":4096:8")]
+    with pytest.raises(UsageError, match="'cuda:2' asked for, but the last GPU here is cuda:1"):
+        plan(tiny(tmp_path, system__device="cuda:2"))
 
 
 def test_what_has_no_number_leaves_the_current_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
