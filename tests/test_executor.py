@@ -57,6 +57,16 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def both_train(process: subprocess.Popen[str]) -> None:
+    """Read on until two runs have said that they train."""
+    assert process.stderr is not None
+    begun = 0
+    while begun < 2:
+        line = process.stderr.readline()
+        assert line
+        begun += " steps of 50" in line
+
+
 def nobody_left(group: int) -> bool:
     """Whether all processes of the group have ended, within some seconds."""
     for _ in range(100):
@@ -111,14 +121,9 @@ def test_stopped_all_save_and_the_same_command_goes_on(
     """Also where every process gets the signal, as from `timeout`, so that workers hear it twice."""
     arguments = [*suite(tmp_path, ["random", "gmml"]), "--epochs", "200"]
     with command(tmp_path, *arguments) as process:
-        assert process.stderr is not None
-        begun = 0
-        while begun < 2:
-            line = process.stderr.readline()
-            assert line
-            begun += " steps of 50" in line
+        both_train(process)
         send(process.pid, number)
-        rest = process.stderr.read()
+        _, rest = process.communicate()
         assert process.wait(60) == 128 + number, rest
     assert "runs are done, those under way are saved; to go on: maskbench run --suite ./mine.yaml" in rest
     assert "Traceback" not in rest
@@ -135,12 +140,7 @@ def test_stopped_all_save_and_the_same_command_goes_on(
 def test_where_the_first_process_is_killed_the_others_save_and_end(tmp_path: Path) -> None:
     arguments = [*suite(tmp_path, ["random", "gmml"]), "--epochs", "4000"]
     with command(tmp_path, *arguments) as process:
-        assert process.stderr is not None
-        begun = 0
-        while begun < 2:
-            line = process.stderr.readline()
-            assert line
-            begun += " steps of 50" in line
+        both_train(process)
         process.kill()
     assert nobody_left(process.pid)
     assert len(list(tmp_path.glob("results/mine/runs/*/checkpoint.pt"))) == 2
