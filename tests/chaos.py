@@ -147,7 +147,7 @@ def results(cwd: Path) -> dict[str, Any]:
     for path in sorted(cwd.glob("results/quick/runs/*/record.json")):
         record = read_record(path).model_dump(exclude={"interruptions"})
         assert record["status"] == "complete", record["error"]
-        del record["config"]["system"]["workers"]  # as many as a run has cores, which is no part of what it is
+        del record["config"]["system"]["workers"], record["environment"]["workers"]  # as many as a run has cores
         record["metrics"] = without_costs(record["metrics"])
         record["curve"] = [without_costs(row) for row in record["curve"]]
         with_files = {name.name: digest(name) for name in path.parent.glob("*.npz")}
