@@ -1,7 +1,7 @@
 # Every target makes .venv first if it is missing; `make PYTHON=python3.12 ...` chooses the interpreter.
 PYTHON ?= python3
 VENV := .venv
-CLOTHING ?= clothing  # a folder of the CC0 clothing images
+CLOTHING ?= clothing  # github.com/alexeygrigorev/clothing-dataset-small, CC0
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-integration chaos check bench docs clean

@@ -16,10 +16,10 @@ PAGE = Path("docs/strategies.md")
 
 HEAD = """# Strategies
 
-Made by `make docs` from the strategies' own descriptions, from what they do to {count} generated images of 14 x 14
-patches ({told}), and from the timings in {timings}. *paper*: the published defaults; *matched*: exactly 75 % of every
-image, where a strategy can. Ratio: share of the patches hidden, or of the area that carries the loss where only pixels
-are degraded.
+Made by `python -m maskbench.handbook` from the strategies' own descriptions, from what they do to {count} generated
+images of 14 x 14 patches ({told}), and from the timings in {timings}. *paper*: the published defaults;
+*matched*: exactly 75 % of every image, where a strategy can. Ratio: share of the patches hidden, or of the area that
+carries the loss where only pixels are degraded.
 """
 
 

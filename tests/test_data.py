@@ -395,7 +395,7 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
             "unknown data set 'cifar10'. Known: shapes, torch/cifar10 and the like, hfds/NAME, wds/FOLDER, or a path",
         ),
         ("./nowhere", "no folder nowhere"),
-        ("torch/cifar10", "torch/cifar10 is not in .*: add --download, or give a path to a local copy"),
+        ("torch/cifar10", "torch/cifar10 is not in .*: add --download to `maskbench run`, or give a path"),
         ("torch/cifar", "unknown data set 'torch/cifar'. Did you mean torch/cifar10"),
     ],
 )

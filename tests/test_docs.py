@@ -111,7 +111,7 @@ def test_strategies_page_is_what_the_code_says() -> None:
     made, stored = handbook.page(entries, timings), (ROOT / handbook.PAGE).read_text()
     # Masks that follow an encoder as initialised may differ in a last digit between processors.
     digits = re.compile(r" *\b\d+\.\d\d\b *|-{3,}:?")
-    assert digits.sub("#", made) == digits.sub("#", stored), "run `make docs`"
+    assert digits.sub("#", made) == digits.sub("#", stored), "run `python -m maskbench.handbook`"
 
 
 @pytest.mark.usefixtures("own_registry")

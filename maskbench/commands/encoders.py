@@ -13,9 +13,9 @@ def probe(
     encoder: Annotated[
         str, typer.Argument(metavar="ENCODER", help="A run's folder, a file of weights, or a timm name.")
     ],
-    dataset: Annotated[str, typer.Option(help="shapes, torch/NAME, or a path to Parquet files or image folders.")],
+    dataset: Annotated[str, typer.Option(help="shapes, torch/NAME, hfds/NAME, wds/FOLDER, or a path.")],
     probes: Annotated[str, typer.Option(help="NAME[:key=value...],...")] = "knn,linear",
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where torch/ and hfds/ data are kept, or wds/ lies.")] = None,
     limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
     model: Annotated[str | None, typer.Option(help="timm VisionTransformer that the weights fit; guessed.")] = None,
     heads: Annotated[int | None, typer.Option(help="Of the attention, which weights do not tell.")] = None,

@@ -26,7 +26,10 @@ class Regime(StrEnum):
 
 
 Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE.py|MODULE", help="Strategies of your own; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="FILE.py|MODULE", help="Strategies, objectives or probes of your own; repeatable."
+    ),
 ]
 
 On = Annotated[

@@ -58,4 +58,4 @@ def _open(dataset: str, root: Path, part: str, *, download: bool) -> Any:
         reason = str(error).partition("\n")[0]
         if download:
             raise UsageError(f"cannot download {dataset} to {root}: {reason}; give a path to a local copy") from None
-        raise UsageError(f"{dataset} is not in {root}: add --download, or give a path to a local copy") from None
+        raise UsageError(f"{dataset} is not in {root}: add --download to `maskbench run`, or give a path") from None

@@ -39,7 +39,9 @@ def opened(name: str, data_dir: str | None, *, download: bool = False) -> dict[s
         if download:
             raise UsageError(f"cannot download hfds/{name}: {reason}") from None
         where = data_dir or "the cache of datasets"
-        raise UsageError(f"hfds/{name} is not in {where} ({reason}): add --download, or give a folder") from None
+        raise UsageError(
+            f"hfds/{name} is not in {where} ({reason}): add --download to `maskbench run`, or give a folder"
+        ) from None
 
 
 def listing(parts: dict[str, Any]) -> list[tuple[str, str, int, int]]:
