@@ -113,11 +113,10 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags such as amx_bf16 and avx512_bf16, as Linux names them; empty elsewhere."""
-    for line in _cpuinfo():
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()
+    """Instruction-set flags such as amx_bf16 and avx512_bf16, as Linux names them, and the vendor, e.g. AuthenticAMD;
+    empty elsewhere."""
+    told = {name.strip(): value for name, _, value in (line.partition(":") for line in _cpuinfo())}
+    return frozenset((told.get("vendor_id", "") + " " + told.get("flags", "")).split())
 
 
 def _cpuinfo() -> list[str]:
