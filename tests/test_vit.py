@@ -84,12 +84,43 @@ def test_a_subset_is_encoded_as_if_the_others_did_not_exist(extra: dict[str, Any
             assert encoded.places[row, : len(places)].tolist() == places.tolist()
 
 
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "fused"])
+def test_an_image_of_which_nothing_is_left_leaves_the_others_their_gradients(plain: bool) -> None:
+    encoder = encoder_for({"class_token": False, "global_pool": "avg"}, plain)
+    present = some_present(None)
+    present[2] = False
+    gradients = []
+    for rows in (slice(None), [0, 1, 3, 4]):
+        encoder.zero_grad()
+        encoded = encoder(images()[rows], present[rows])
+        assert encoded.valid is not None
+        (encoded.patches * encoded.valid[..., None]).square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.vit.blocks.parameters() if p.grad is not None])
+    for with_it, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-5)
+
+
 def test_varying_counts_are_padded_to_multiples_of_eight() -> None:
     encoded = encoder_for()(images(), some_present(None))
     longest = int(some_present(None).sum(1).max())
     assert encoded.patches.shape[1] == min(GRID.size, -(-longest // 8) * 8)
     assert encoded.valid is not None
     assert encoded.valid.sum(1).tolist() == some_present(None).sum(1).tolist()
+
+
+@torch.no_grad()
+def test_attention_is_compared_in_single_precision_under_autocast() -> None:
+    """What half precision has left of queries and keys is multiplied as it is: no score is rounded again."""
+    encoder, x = encoder_for(), images()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.cls_attention(x)
+        tokens = encoder._before(x, -1)
+        last = encoder.vit.blocks[-1]
+        qkv = last.attn.qkv(last.norm1(tokens)).float().unflatten(2, (3, last.attn.num_heads, -1))
+    query, key = qkv[:, 0, 0], qkv[:, :, 1]
+    scores = (query[:, None] * key).sum(-1) * last.attn.scale
+    expected = scores.softmax(1).mean(2)[:, encoder.vit.num_prefix_tokens :]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @torch.no_grad()
