@@ -42,10 +42,11 @@ class Grid:
 
         The one place where a ratio becomes a count: references that truncate the hidden count hide one token fewer
         at many ratios. A float gives an int, a tensor an int64 tensor of its shape. The 1e-9 absorbs binary rounding:
-        10 * (1 - 0.9) is 0.9999999999999998 and must keep 1.
+        10 * (1 - 0.9) is 0.9999999999999998 and must keep 1; a float32 tensor is off by more.
         """
         if isinstance(ratio, Tensor):
-            return self.size - (self.size * (1 - ratio.double()) + 1e-9).long()
+            off = self.size * torch.finfo(ratio.dtype).eps + 1e-9
+            return self.size - (self.size * (1 - ratio.double()) + off).long()
         return self.size - int(self.size * (1 - ratio) + 1e-9)
 
     def pixels(self, tokens: Tensor) -> Tensor:
@@ -88,6 +89,6 @@ def membership(start: Tensor, extent: Tensor, cells: int) -> Tensor:
     """
     # Twice the distance from a cell's centre to the span's is below the extent inside, above it outside, in whole steps
     # of 1 or more: clamped, the difference is the membership, without a comparison.
-    middle = 2.0 * torch.arange(cells, device=start.device) + 1
-    distance = (middle - (2 * start + extent)[..., None]).abs_()
-    return distance.neg_().add_(extent[..., None]).clamp_(0, 1)
+    middle = torch.arange(1.0, 2 * cells, 2, device=start.device)
+    distance = (middle - torch.add(extent, start, alpha=2)[..., None]).abs_()
+    return torch.sub(extent[..., None], distance, out=distance).clamp_(0, 1)

@@ -126,30 +126,33 @@ def rectangles(
     try stops for good, as in the reference.
     """
     grid = context.grid
-    hidden = torch.zeros(len(context.rows), grid.rows, grid.cols, device=context.device)
-    done = hidden.new_zeros(len(hidden), 1)
-    going = torch.ones_like(done)
-    shares, aspects, tops, lefts = context.uniform(4, stages(grid.size, ratio, smallest), TRIES).unbind(1)
-    aspects = torch.exp(math.log(0.3) * (1 - 2 * aspects))
-    for share, aspect, at_row, at_col in zip(
-        *(drawn.unbind(1) for drawn in (shares, aspects, tops, lefts)), strict=True
+    if min(grid.rows, grid.cols) < 2:
+        raise ValueError(
+            f"no rectangle fits into {grid.rows} x {grid.cols} patches without spanning them; use smaller patches"
+        )
+    longest = max(grid.rows, grid.cols)  # rows and columns of a rectangle go together in all that follows
+    hidden = torch.zeros(len(context.rows), longest, longest, device=context.device)
+    limits = torch.cat([hidden.new_full((1, 1), grid.rows), hidden.new_full((1, 1), grid.cols)])
+    shares, aspects, *places = context.uniform(4, stages(grid.size, ratio, smallest), TRIES).unbind(1)
+    aspects = math.log(0.3) * (1 - 2 * aspects)
+    stretches = torch.stack([aspects, -aspects], 2).exp()
+    room, least, going = limits + 1, hidden.new_full((), smallest), hidden.new_ones(len(hidden), 1)
+    for share, stretch, place in zip(
+        *(drawn.unbind(1) for drawn in (shares, stretches, torch.stack(places, 2))), strict=True
     ):
-        rest = count - done
+        rest = count - hidden.sum((1, 2))[:, None]
         budget = rest if largest is None else rest.clamp(max=largest)
-        area = smallest + share * (budget - smallest)
-        height, width = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-        top = (at_row * (grid.rows - height + 1)).floor()
-        left = (at_col * (grid.cols - width + 1)).floor()
-        rows, cols = membership(top, height, grid.rows), membership(left, width, grid.cols)
-        new = height * width - ((rows @ hidden) * cols).sum(-1)
-        good = (height < grid.rows) & (width < grid.cols) & (new > 0) & (new <= budget)
+        area = torch.lerp(least, budget, share)
+        sides = (area[:, None] * stretch).sqrt().round()
+        lines = membership((place * (room - sides)).floor(), sides, longest)
+        rows, cols = lines.unbind(1)
+        new = sides.prod(1) - ((rows @ hidden) * cols).sum(-1)
+        good = (sides < limits).all(1) & (new > 0) & (new <= budget)
         first = good.byte().argmax(1, keepdim=True)
         going = going * good.gather(1, first)
-        first_rows = rows.gather(1, first[..., None].expand(-1, 1, grid.rows)) * going[..., None]
-        first_cols = cols.gather(1, first[..., None].expand(-1, 1, grid.cols))
-        hidden = torch.maximum(hidden, first_rows.view(-1, grid.rows, 1) * first_cols)
-        done = done + new.gather(1, first) * going
-    return hidden.flatten(1) > 0
+        rows, cols = lines.gather(2, first[:, None, :, None].expand(-1, 2, 1, longest)).unbind(1)
+        hidden = torch.maximum(hidden, (rows * going[..., None]).mT * cols)
+    return hidden[:, : grid.rows, : grid.cols].flatten(1) > 0
 
 
 def stages(size: int, ratio: float, smallest: int) -> int:

@@ -35,6 +35,13 @@ def test_count_of_a_tensor_equals_that_of_its_floats() -> None:
     assert grid.count(ratios).tolist() == [grid.count(float(ratio)) for ratio in ratios]
 
 
+def test_single_precision_hides_as_many_as_double() -> None:
+    # 0.3 is 0.3000000119 in float32: 100 of these are 70.0 kept minus a bit, which must stay 70.
+    ratios = [number / 100 for number in range(1, 100)]
+    for grid in (Grid(10, 10, 4), Grid(32, 32, 16)):
+        assert grid.count(torch.tensor(ratios)).tolist() == [grid.count(ratio) for ratio in ratios]
+
+
 def test_hide_takes_the_largest() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.7], [4.0, 3.0, 2.0, 1.0]])
     expected = torch.tensor([[False, True, False, True], [True, True, False, False]])

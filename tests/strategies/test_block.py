@@ -160,7 +160,6 @@ def block_follows_its_parameters(lab: Lab) -> None:
 
 @notices("flip")
 def block_never_spans_the_grid_with_one_rectangle(lab: Lab) -> None:
-    assert not drawn(lab.breakage, "block", 256, Grid(1, 12, 1)).any()
     # Two rows take rectangles of one row only, of 11 columns at most: 12 in a row need a second one.
     flat = drawn(lab.breakage, "block", 2048, Grid(2, 12, 1), ratio=0.5, smallest=6)
     assert same_counts(flat, by_rule(2000, 2, 12, 12, 12, 6))
