@@ -27,7 +27,8 @@ class Context:
     """Everything a strategy may use besides the images (B, C, H, W).
 
     grid: rows, cols, patch, size. progress: share of training done, in [0, 1]. module: what `build` returned. device:
-    of the images. rows (B,) int64: places of these images in the global batch of batch_size.
+    of the images. rows (B,) int64: places of these images in the global batch of batch_size. kept: what a strategy's
+    call leaves for its own `loss`, by name.
     Signals (see SIGNALS) are attributes too; a strategy names in `needs` those that it reads. They are computed at
     most once a step and their time is billed to the strategy.
     """
@@ -65,6 +66,7 @@ class Context:
         self._image = Draws(keys(index, seed, "masks", epoch, *[crop] * (crop > 0)))
         self._order = Draws(keys(index.new_zeros(1), seed, "order-of-batch", epoch, step, crop))
         self._batch = Draws(keys(index.new_zeros(1), seed, "masks-of-batch", epoch, step))
+        self.kept: dict[str, Tensor] = {}
         self._signals = dict(signals or {})
 
     def __getattr__(self, name: str) -> Tensor:

@@ -19,7 +19,7 @@ def unfit(strategy: Strategy, objective: Objective, view: View | None = None) ->
             f"strategy none leaves {objective.name} nothing to recover; choose a strategy that degrades the image, or "
             f"a control: --objective random-init or supervised"
         )
-    if "patch_loss" in strategy.needs and not objective.paints:
+    if ("patch_loss" in strategy.needs or strategy.learns_from_patch_loss) and not objective.paints:
         return (
             f"strategy {strategy.name} needs the loss of each patch, which {objective.name} does not measure; choose "
             f"--objective mae"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from maskbench import config as settings_of
 from maskbench.config import RunConfig
 from maskbench.context import SIGNALS, Context
+from maskbench.draws import seed_for
 from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.record import RunRecord, Unreadable, read_record
@@ -51,7 +52,7 @@ def degrade(
 
     The draws of a row depend on (seed, epoch, row) alone. The signals are tensors as maskbench.context.SIGNALS says;
     a missing one that the strategy needs is a ValueError that names it. `parameters` are the strategy's. module: what
-    the strategy's `build` returned; a strategy that fits something to the data does so on `images` where it is None.
+    the strategy's `build` returned; where it is None, it is built from `seed`, and fitted to `images`.
     """
     strategy = name_or_strategy
     if isinstance(strategy, str):
@@ -75,7 +76,9 @@ def degrade(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32
         if module is None:
             width = next((signals[name].shape[-1] for name in ("embeddings", "features") if name in signals), 0)
-            module = strategy.build(images, grid, width)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed_for(seed, "init", "strategy"))
+                module = strategy.build(images, grid, width)
             module = None if module is None else module.to(images.device)
         context = Context(
             grid, index, seed=seed, epoch=epoch, step=0, progress=progress, module=module, signals=signals

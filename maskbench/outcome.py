@@ -15,9 +15,11 @@ def precise(values: Tensor) -> Tensor:
 class Outcome(NamedTuple):
     """loss: scalar to minimise. patch_loss: (B, N) error of each patch, detached, where the objective has one.
     prediction: (B, C, H, W) recovered image in the normalised target's units, where there is one.
-    logs: scalars by name, detached; their means over an epoch join the curve."""
+    logs: scalars by name, detached; their means over an epoch join the curve. each: the outcomes of several crops,
+    where each has its own; patch_loss and prediction are the first's."""
 
     loss: Tensor
     patch_loss: Tensor | None = None
     prediction: Tensor | None = None
     logs: Mapping[str, Tensor] = {}
+    each: tuple["Outcome", ...] = ()

@@ -112,10 +112,10 @@ class Learner(nn.Module):
 
     def forward(self, given: Examples, contexts: Sequence[Context]) -> Outcome:
         outcome: Outcome = self.head(given)
-        each = zip(given.views, contexts, strict=True)
-        extra = [self.strategy.loss(view, outcome, context) for view, context in each]
-        loss = torch.stack([outcome.loss, *(more for more in extra if more is not None)]).sum()
-        return outcome._replace(loss=loss)
+        each = zip(given.views, outcome.each or [outcome] * len(given.views), contexts, strict=True)
+        extra = [more for seen in each if (more := self.strategy.loss(*seen)) is not None]
+        loss = outcome.loss + torch.stack(extra).mean() if extra else outcome.loss
+        return outcome._replace(loss=loss, each=())
 
 
 def outcome_of(

@@ -73,11 +73,13 @@ class Strategy(Component, ABC):
     needs: the signals read from the context (maskbench.context.SIGNALS).
     source_scale: > 1 where a wider crop is needed; `context.source` then extends the images by
         round(side * (source_scale - 1) / 2) pixels on each side.
+    learns_from_patch_loss: True where `loss` reads each patch's loss of the outcome, so that the objective must paint.
     experimental: True where an essential part of the reference lies outside of what a strategy can do.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     source_scale: ClassVar[float] = 1.0
+    learns_from_patch_loss: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
 
     @property
@@ -110,7 +112,7 @@ class Strategy(Component, ABC):
 
     def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
         """What is added to the total loss, where something is learnt: a scalar from this view, what the objective made
-        of it, and `context.module`. None (the default): nothing."""
+        of it, and `context.module`; of several crops' views, the mean. None (the default): nothing."""
         return None
 
 

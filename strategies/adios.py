@@ -1,7 +1,7 @@
 """Soft masks drawn by a network that is trained to make the objective fail (ADIOS)."""
 
 import itertools
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ class Adios(Strategy):
     pass with the network's gradient reversed, where it alternates two; a smaller U-Net.
     """
 
+    version: ClassVar[int] = 2  # 1 summed the penalties of several crops, and had none where a part had vanished
     experimental = True
 
     slots: Annotated[int, Field(ge=2, le=16)] = 4
@@ -54,7 +55,8 @@ class Adios(Strategy):
         weight = view.terms[0].weight
         assert weight is not None, "the view is complete"
         area = scale_gradient(weight, -1).mean((1, 2, 3))  # reversed twice: this the network descends
-        return self.penalty * (torch.pi * area.clamp(1e-3, 1 - 1e-3)).sin().reciprocal().mean()
+        area = area + (area.clamp(1e-3, 1 - 1e-3) - area).detach()  # beyond these the push back stays as it is there
+        return self.penalty * (torch.pi * area).sin().reciprocal().mean()
 
 
 class MaskNetwork(nn.Module):

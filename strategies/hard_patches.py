@@ -57,6 +57,7 @@ class HardPatchesPredicted(HardestFirst):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
+    learns_from_patch_loss: ClassVar[bool] = True
 
     def build(self, sample: Tensor, grid: Grid, dim: int) -> nn.Module | None:
         return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))

@@ -22,6 +22,7 @@ from tests.tiny import tiny
         ("ibot", "none", "nothing to recover"),
         ("supervised", "random", "is a control"),
         ("dino", "hard-patches", "needs the loss of each patch, which dino does not measure"),
+        ("ibot", "hard-patches-predicted", "needs the loss of each patch, which ibot does not measure"),
     ],
 )
 def test_what_names_alone_tell(objective: str, strategy: str, reason: str) -> None:

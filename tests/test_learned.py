@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from maskbench.context import Context
 from maskbench.grid import Grid
+from maskbench.library import degrade
 from maskbench.objective import Examples, Head
+from maskbench.objectives.gmml import GmmlRecovery
 from maskbench.objectives.mae import Mae
 from maskbench.outcome import Outcome
 from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import pretrain
+from maskbench.pretrain import Learner, pretrain
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.timing import Stopwatch
-from maskbench.view import View, complete
-from maskbench.vit import build_encoder
+from maskbench.view import Term, View, complete
+from maskbench.vit import Encoder, build_encoder
 from tests.tiny import tiny
 
 GRID = Grid(4, 6, 4)
@@ -37,12 +39,15 @@ def ready(name: str, progress: float = 0.0, **parameters: float) -> tuple[Strate
     return strategy, context
 
 
-def head() -> Head:
+def encoder() -> Encoder:
     torch.manual_seed(5)
     kwargs = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-    encoder = build_encoder("vit_tiny_patch16_224", GRID, 3, kwargs, plain_attention=True)
+    return build_encoder("vit_tiny_patch16_224", GRID, 3, kwargs, plain_attention=True)
+
+
+def head() -> Head:
     mae = Mae(decoder_width=16, decoder_depth=1, decoder_heads=2)
-    return mae.build(encoder, GRID, 3, 10, plain_attention=True)
+    return mae.build(encoder(), GRID, 3, 10, plain_attention=True)
 
 
 def parts_of_loss(strategy: Strategy, context: Context, model: Head, seed: int = 3) -> tuple[Tensor, Tensor, View]:
@@ -134,6 +139,47 @@ def test_curriculum_goes_from_partner_to_adversary(progress: float) -> None:
     torch.testing.assert_close(gradient(progress), (1 - 2 * progress) * first, rtol=1e-4, atol=1e-9)
 
 
+def test_each_crop_has_its_own_part_in_what_a_strategy_learns() -> None:
+    """The strategy's loss is the mean over crops, each from what was made, and lost, in that crop."""
+
+    def of(contexts: list[Context], views: list[View]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        head = GmmlRecovery(crops=len(views)).build(encoder(), GRID, 3, 10, plain_attention=True)
+        given = Examples(tuple(views), tuple(view.images for view in views), torch.zeros(6, dtype=torch.long))
+        outcome = Learner(head, strategy, contexts[0].module)(given, contexts)
+        return (
+            outcome.loss,
+            head(given).loss,
+            [strategy.loss(*one) for one in zip(views, head(given).each, contexts, strict=True)],
+        )
+
+    for name in ("curriculum", "hard-patches-predicted"):
+        strategy, first = ready(name, 0.5)
+        second = Context(
+            GRID, torch.arange(6), seed=4, epoch=0, step=0, progress=0.5, module=first.module,
+            signals={"features": torch.randn(6, 24, 16, generator=torch.Generator().manual_seed(9))},
+        )  # fmt: skip
+        pictures = [images(), images().flip(3)]
+        views = [
+            complete(strategy(crop, context), crop, GRID)
+            for crop, context in zip(pictures, (first, second), strict=True)
+        ]
+        together, objective, own = of([first, second], views)
+        assert own[0].item() != own[1].item()
+        torch.testing.assert_close(together, objective + (own[0] + own[1]) / 2)
+        alone = [of([context], [view])[2][0] for context, view in zip((first, second), views, strict=True)]
+        torch.testing.assert_close(own, alone)
+
+
+def test_a_part_that_has_vanished_is_pushed_back() -> None:
+    strategy, context = ready("adios")
+    for area, back in ((1e-5, 1), (1 - 1e-5, -1)):
+        weight = torch.full((6, 1, 16, 24), area, requires_grad=True)
+        own = strategy.loss(View(images(), terms=(Term(weight=weight),)), Outcome(torch.zeros(())), context)
+        assert own is not None
+        own.backward()
+        assert weight.grad is not None and (weight.grad * back > 0).all(), "reversed on the way, so descending"
+
+
 @torch.no_grad()
 def test_curriculums_own_loss() -> None:
     strategy, context = ready("curriculum", decided=0.5, balanced=2.0, varied=3.0)
@@ -187,6 +233,26 @@ def test_a_predictor_without_losses_to_learn_from_is_refused() -> None:
     view = complete(strategy(images(), context), images(), GRID)
     with pytest.raises(ValueError, match="choose --objective mae"):
         strategy.loss(view, Outcome(torch.zeros(())), context)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_degrade_makes_the_same_network_again_and_touches_no_generator(name: str) -> None:
+    features = torch.randn(6, 24, 16)
+
+    def view(seed: int) -> View:
+        return degrade(name, images(), patch_size=4, seed=seed, features=features, progress=1.0)
+
+    before = torch.random.get_rng_state()
+    one, again, other = view(3), view(3), view(4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+    def same(first: View, second: View) -> bool:
+        assert first.hidden is not None or name == "adios"
+        if first.hidden is None or second.hidden is None:
+            return torch.equal(first.images, second.images)
+        return torch.equal(first.hidden, second.hidden)
+
+    assert same(one, again) and not same(one, other)
 
 
 @pytest.mark.parametrize("name", LEARNED)

@@ -10,7 +10,7 @@ from torch import nn
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, Recipe, register
 from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss
+from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
 from maskbench.view import View
 from maskbench.vit import Encoder
 
@@ -37,6 +37,7 @@ class GmmlRecovery(Objective):
     error: Error = "l1"
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
+        refuse_flat(self.normalise, grid, channels)
         return GmmlHead(self, encoder, grid, channels)
 
 
@@ -57,8 +58,8 @@ class GmmlHead(Head):
         self.paint = nn.ConvTranspose2d(encoder.width, channels, kernel_size=grid.patch, stride=grid.patch)
 
     def forward(self, given: Examples) -> Outcome:
-        outcomes = [self.recovered(view) for view in given.views]
-        return outcomes[0]._replace(loss=torch.stack([outcome.loss for outcome in outcomes]).mean())
+        outcomes = tuple(self.recovered(view) for view in given.views)
+        return outcomes[0]._replace(loss=torch.stack([outcome.loss for outcome in outcomes]).mean(), each=outcomes)
 
     def recovered(self, view: View) -> Outcome:
         """The loss on one crop."""
