@@ -167,9 +167,9 @@ class RunConfig(Section):
         assert train.blr is not None, "checked by Train"
         return train.blr * train.batch_size / 256
 
-    def identity(self, strategy_version: int) -> str:
-        """hash8: what makes two runs the same but for seed, machine and place. Settings that are None stay out, so that
-        a later version's new options leave the names of finished runs as they are."""
+    def identity(self, strategy_version: int, objective_version: int = 1) -> str:
+        """hash8: what makes two runs the same but for seed, machine and place. Settings that are None, and an
+        objective's first version, stay out, so that what is new leaves the names of finished runs as they are."""
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
         del content["system"]["device"], content["system"]["workers"]
         del content["data"]["memory_gib"], content["train"]["accumulate"]
@@ -179,6 +179,8 @@ class RunConfig(Section):
         if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
             content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}
         content["strategy_version"] = strategy_version
+        if objective_version > 1:
+            content["objective_version"] = objective_version
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -50,7 +50,7 @@ def local_crops(
         boxes = random_boxes(draws, taken, (rows, cols), recipe.local_scale, flip=config.data.flip)
         images = resample(taken, boxes, (rows, cols), splits.mean, splits.std)
         if recipe.local_colours is not None:
-            images = recoloured(images, recipe.local_colours, draws, splits.mean, splits.std)
+            images = recoloured(images, recipe.local_colours, draws, splits.mean, splits.std, config.data.img_size)
         made.append(images)
     return tuple(made)
 
@@ -82,11 +82,18 @@ def crops(
     return Batch(images, source, taken.labels, index, crop)
 
 
+def sampled(splits: Splits, count: int) -> Tensor:
+    """The numbers of `count` training images, or all, at even distances, for folders come class by class."""
+    total = len(splits.train)
+    count = min(count, total)
+    return torch.arange(count, device=splits.train.labels.device) * total // count
+
+
 def sample(
     config: RunConfig, strategy: Strategy, splits: Splits, count: int, epoch: int = 0, colours: Colours | None = None
 ) -> Batch:
-    """The first `count` training images as `crops` gives them in `epoch`."""
-    index = torch.arange(min(count, len(splits.train)), device=splits.train.labels.device)
+    """The `sampled` training images as `crops` gives them in `epoch`."""
+    index = sampled(splits, count)
     return crops(config, strategy, splits, splits.train.take(index), index, epoch, colours=colours)
 
 

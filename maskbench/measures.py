@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
-from maskbench.crops import sample
+from maskbench.crops import crops, sample, sampled
 from maskbench.data.splits import Splits
 from maskbench.data.stream import Streamed
 from maskbench.diagnostics import Diagnostics, diagnose
@@ -90,8 +90,9 @@ def object_shares(config: RunConfig, strategy: Strategy, splits: Splits) -> Tens
     objects = splits.train.objects
     if objects is None:
         return None
-    pixels = objects[:DIAGNOSED, None].to(splits.train.labels.device, torch.uint8) * 255
-    masks = replace(splits.train.take(torch.arange(len(pixels))), pixels=pixels)
-    grey = replace(splits, train=masks, mean=splits.mean.new_zeros(1), std=splits.std.new_ones(1))
-    shown = sample(config, strategy, grey, DIAGNOSED).images
+    index = sampled(splits, DIAGNOSED)
+    pixels = objects[index.to(objects.device), None].to(index.device, torch.uint8) * 255
+    masks = replace(splits.train.take(index), pixels=pixels)
+    grey = replace(splits, mean=splits.mean.new_zeros(1), std=splits.std.new_ones(1))
+    shown = crops(config, strategy, grey, masks, index, 0).images
     return torch.nn.functional.avg_pool2d(shown, config.model.patch_size).flatten(1)

@@ -46,7 +46,8 @@ class Plan:
     @property
     def run_id(self) -> str:
         """<strategy>-<hash8>-s<seed>."""
-        return f"{self.strategy.name}-{self.config.identity(self.strategy.version)}-s{self.config.seed}"
+        identity = self.config.identity(self.strategy.version, self.objective.version)
+        return f"{self.strategy.name}-{identity}-s{self.config.seed}"
 
     @property
     def label(self) -> str:

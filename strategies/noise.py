@@ -1,6 +1,6 @@
 """Gaussian noise, in pixels or along the principal components of patches (denoising)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,8 @@ class Noise(Strategy):
     standard deviation, which the paper leaves open; the model is told the level by `condition` only if the objective
     passes it on; components are fitted on a sample of the data.
     """
+
+    version: ClassVar[int] = 2  # 1 was fitted to the first images, of one class where folders are classes
 
     space: Literal["patch-pca", "pixel"] = "patch-pca"
     schedule: Schedule = "linear"

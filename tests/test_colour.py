@@ -1,6 +1,8 @@
 """Colour changes against torchvision's and scipy's, one change at a time, and their draws against their chances."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +11,14 @@ from scipy import ndimage, stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from maskbench import crops
 from maskbench.data.colour import LUMINANCE, YIQ, Colours, blurred, recoloured, turn
 from maskbench.draws import Draws, keys
 from maskbench.errors import UsageError
-from maskbench.objective import REGISTRY
+from maskbench.objective import REGISTRY, Recipe
+from maskbench.plan import plan
+from tests import subjects
+from tests.tiny import tiny
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
 OFF = {"jitter": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0}
@@ -334,6 +340,32 @@ def test_the_two_crops_get_byols_chances(name: str) -> None:
         given = (colours.jitter, colours.brightness, colours.contrast, colours.saturation, colours.hue, colours.grey)
         assert (*given, colours.blur, colours.solarise) == (*jitter, blur, solarise)
     assert (len(recipe.full), recipe.local) == (2, 0 if name == "barlow" else 3)
+
+
+def test_local_crops_are_blurred_by_as_many_of_their_pixels_as_full_ones(tmp_path: Path) -> None:
+    """DINO's sigma is in pixels of the crop, whatever its size: a dot spreads as far in both."""
+    only_blur = Colours(**OFF, blur=1.0, solarise=0.0)
+    config = tiny(tmp_path, data__img_size=64, model__patch_size=8)
+    dots, strategy = subjects.splits(), plan(config).strategy
+    index = torch.arange(200)
+    spreads = []
+
+    def spread(images: Tensor, colours: Colours, draws: Draws, *rest: Any) -> Tensor:
+        """The same dot for crops of any size, and the same draws."""
+        dot = torch.zeros_like(images)
+        dot[:, :, images.shape[2] // 2, images.shape[3] // 2] = 1
+        made = recoloured(dot, colours, Draws(keys(index, 0, "same")), *rest)
+        spreads.append(made.amax((1, 2, 3)))
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(crops, "recoloured", spread)
+        recipe = Recipe(full=(only_blur,), local=1, local_size=0.5, local_colours=only_blur)
+        crops.full_crops(config, strategy, dots, recipe, dots.train.take(index), index, 0)
+        crops.local_crops(config, dots, recipe, dots.train.take(index), index, 0)
+    full, local = spreads
+    torch.testing.assert_close(full, local, rtol=1e-3, atol=1e-4)
+    assert full.min() < 0.9, "something is blurred"
 
 
 @pytest.mark.parametrize("name", ["dino", "ibot", "barlow"])

@@ -1,6 +1,7 @@
 """The loop: schedule, pairing of runs, state, guard."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,14 @@ import torch
 from torch import Tensor
 
 from maskbench.config import RunConfig
-from maskbench.crops import crops
+from maskbench.crops import crops, sample, sampled
+from maskbench.grid import Grid
+from maskbench.measures import object_shares
 from maskbench.plan import Plan, build, load_splits, plan
 from maskbench.pretrain import Diverged, context_for, data_order, degraded, pretrain
 from maskbench.schedule import learning_rate, steps_per_epoch, weight_decay_groups
 from maskbench.state import State
+from maskbench.strategy import REGISTRY
 from maskbench.timing import Stopwatch
 from tests.tiny import tiny
 
@@ -68,6 +72,38 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
     orders = [data_order(seed, epoch, labels).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(order) == list(range(500)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+@pytest.mark.parametrize("count", [1, 7, 256, 1000])
+def test_a_sample_of_sorted_images_has_every_class_in_proportion(tmp_path: Path, count: int) -> None:
+    """Folders come class by class, and what is fitted to images, shown of them or said of their masks is of all."""
+    config = tiny(tmp_path)
+    planned, splits = load_splits(plan(config))
+    order = splits.train.labels.argsort()
+    splits = replace(splits, train=splits.train.take(order))
+    numbers = sampled(splits, count)
+    assert len(numbers.unique()) == len(numbers) == min(count, 300)
+    shares = splits.train.labels.bincount() / 300
+    found = splits.train.labels[numbers].bincount(minlength=len(shares)) / len(numbers)
+    assert (found - shares).abs().max() <= 1 / len(numbers)  # of any run of images, one too many or too few
+    batch = sample(config, planned.strategy, splits, count)
+    assert torch.equal(batch.index, numbers) and torch.equal(batch.labels, splits.train.labels[numbers])
+
+
+def test_the_objects_are_those_of_the_sampled_images(tmp_path: Path) -> None:
+    """An image of nothing but its object, cropped as the strategy's images are, is the object's share of each patch."""
+    config = tiny(tmp_path, data__crop_scale=[0.3, 1.0])
+    planned, splits = load_splits(plan(config))
+    objects = splits.train.objects
+    assert objects is not None
+    silhouettes = replace(
+        splits, train=replace(splits.train, pixels=objects[:, None].to(torch.uint8).mul(255).expand(-1, 3, -1, -1)),
+        mean=torch.zeros(3), std=torch.ones(3),
+    )  # fmt: skip
+    shown = sample(config, planned.strategy, silhouettes, 256).images[:, 0]
+    found = object_shares(config, planned.strategy, splits)
+    assert found is not None and found.shape == (256, 16)
+    torch.testing.assert_close(found, shown.unflatten(2, (4, 4)).unflatten(1, (4, 4)).mean((2, 4)).flatten(1))
 
 
 def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
@@ -232,6 +268,9 @@ def test_weight_decay_spares_vectors_tokens_and_positions(tmp_path: Path) -> Non
     assert "encoder.vit.patch_embed.proj.weight" not in spared_names
     assert len(decayed["params"]) + len(spared["params"]) == len(names)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    module = REGISTRY.create("curriculum").build(torch.zeros(1, 3, 16, 16), Grid(4, 4, 4), 8)
+    assert module is not None
+    assert any(module.pos_embed is each for each in weight_decay_groups(module, 0.05)[1]["params"])
 
 
 def test_phases_account_for_the_time(tmp_path: Path) -> None:

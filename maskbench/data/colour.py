@@ -40,8 +40,8 @@ def recoloured(
 ) -> Tensor:
     """Images (B, 3, H, W), normalised by the (3,) moments of pixels in [0, 1], with `colours` drawn for each.
 
-    size: rows and columns that count for the blur, where the images are wider than the crop that is meant. Always the
-    same draws are used up, whatever the chances.
+    size: rows and columns of the run's images, in whose pixels the blur is, where these are wider or smaller. Always
+    the same draws are used up, whatever the chances.
     """
     drawn = draws.uniform(9)
     mean, std = mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)

@@ -40,6 +40,7 @@ class Distillation(TwoCrops):
     away. Linear layers start truncated normal (0.02), biases at 0, as published.
     """
 
+    version: ClassVar[int] = 2  # 1 blurred local crops less than published
     learns_from: ClassVar[LearnsFrom] = "crops"
     paints: ClassVar[bool] = False
 
