@@ -5,12 +5,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskbench.errors import UsageError
 from maskbench.grid import Grid
 from maskbench.outcome import precise
 from maskbench.view import Term, View
 
 Normalise = Literal["none", "patch", "patch-channel"]
 Error = Literal["l1", "l2"]
+
+
+def refuse_flat(how: Normalise, grid: Grid, channels: int) -> None:
+    """UsageError where what is normalised is a single value, which has no contrast."""
+    values = {"none": 2, "patch": channels, "patch-channel": 1}[how] * grid.patch**2
+    if values == 1:
+        raise UsageError(f"normalise={how} makes nothing of a single value; use normalise=none, or larger patches")
 
 
 def normalised(images: Tensor, patch: int, how: Normalise) -> Tensor:
@@ -52,7 +60,8 @@ def recovery_loss(
     total = prediction.new_zeros(())
     patch_loss = None
     for term in view.terms:
-        errors, weight = _errors(prediction, term, grid, normalise, error)
+        with torch.autocast(prediction.device.type, enabled=False):  # a warp may multiply matrices
+            errors, weight = _errors(prediction, term, grid, normalise, error)
         weight = weight.expand(errors.shape)
         whole = weight.sum() if term.density is None else term.density * errors.numel()
         total = total + term.scale * (weight * errors).sum() / whole.clamp_min(1e-8)

@@ -45,6 +45,10 @@ class MultiBlock(Strategy):
     def blocks(self, context: Context, area: Tensor, aspect: Tensor, number: int) -> Tensor:
         """(B, N) bool: the union of `number` blocks of this size (B, 1) at random places."""
         grid = context.grid
+        if min(grid.rows, grid.cols) < 2:
+            raise ValueError(
+                f"no block fits into {grid.rows} x {grid.cols} patches without spanning them; use smaller patches"
+            )
         height = (area * aspect).sqrt().round().clamp(1, grid.rows - 1)
         width = (area / aspect).sqrt().round().clamp(1, grid.cols - 1)
         places = context.uniform(2, number)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 
+from maskbench.errors import UsageError
 from maskbench.grid import Grid
-from maskbench.objective import Examples, Head
+from maskbench.objective import REGISTRY, Examples, Head
 from maskbench.objectives.mae import Mae, waves
 from maskbench.view import View, complete
 from maskbench.vit import build_encoder
@@ -115,6 +117,18 @@ def test_every_part_is_trained() -> None:
     head(given(view_hiding(mask(0, 1), images(), length=14))).loss.backward()
     idle = [name for name, parameter in head.named_parameters() if parameter.grad is None]
     assert idle == ["encoder.mask_token"]  # nothing was replaced
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim", "gmml"])
+@pytest.mark.parametrize(
+    ("how", "channels", "refused"), [("patch", 1, True), ("patch-channel", 3, True), ("patch", 3, False)]
+)
+def test_patches_of_one_value_are_not_normalised(name: str, how: str, channels: int, refused: bool) -> None:
+    kwargs = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+    encoder = build_encoder("vit_tiny_patch16_224", Grid(4, 4, 1), channels, kwargs, plain_attention=True)
+    objective = REGISTRY.create(name, normalise=how)
+    with pytest.raises(UsageError, match=f"normalise={how} makes nothing") if refused else nullcontext():
+        objective.build(encoder, Grid(4, 4, 1), channels, 10, plain_attention=True)
 
 
 @pytest.mark.parametrize("bad", [{"decoder_width": 30}, {"decoder_depth": 0}, {"normalise": "both"}, {"error": "l3"}])

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from maskbench.errors import UsageError
 from maskbench.probe import REGISTRY, FeatureProbe, Features, ProbeResult, extract
 from maskbench.probes.knn import Knn
 from maskbench.probes.linear import Linear, Softmax
@@ -33,6 +34,13 @@ def features(train: int = 2000, **given: float) -> Features:
     test, test_labels = clouds(3000, seed=2, **given)  # type: ignore[arg-type]
     held = train // 10
     return Features(x, y, x[held:], y[held:], x[:held], y[:held], test, test_labels, classes=6)
+
+
+@pytest.mark.parametrize("decays", [(), (0.0,), (1e-2, -1.0)], ids=str)
+@pytest.mark.parametrize("name", ["linear", "lowshot", "dense"])
+def test_decays_without_a_meaning_are_refused(name: str, decays: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match=f"{name}: decays="):
+        REGISTRY.create(name, decays=decays)
 
 
 def test_knn_agrees_with_scikit_learn() -> None:

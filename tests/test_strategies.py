@@ -39,6 +39,14 @@ def test_conforms(name: str) -> None:
     assert report.passed, f"\n{report}"
 
 
+@pytest.mark.parametrize("name", ["block", "block-ibot", "block-dinov2", "multi-block"])
+@pytest.mark.parametrize("grid", [Grid(1, 8, 4), Grid(8, 1, 4)], ids=["row", "column"])
+def test_what_never_spans_the_grid_is_refused_where_it_would_have_to(name: str, grid: Grid) -> None:
+    for strategy in regimes(REGISTRY.create(name)):
+        with pytest.raises(ValueError, match="use smaller patches"):
+            batch_for(strategy, 8, grid).view(strategy)
+
+
 @everyone
 def test_says_where_it_is_published_and_what_deviates(name: str) -> None:
     if name == "none":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, register
 from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss
+from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
 from maskbench.view import View
 from maskbench.vit import Encoder, sine_cosine, spread, transformer
 
@@ -40,6 +40,7 @@ class Mae(Objective):
         return self.conditioned
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
+        refuse_flat(self.normalise, grid, channels)
         return MaeHead(self, encoder, grid, channels, plain_attention)
 
 

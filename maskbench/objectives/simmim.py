@@ -7,7 +7,7 @@ from torch import nn
 from maskbench.grid import Grid
 from maskbench.objective import Examples, Head, Objective, Outcome, register
 from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss
+from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
 from maskbench.vit import Encoder
 
 
@@ -26,6 +26,7 @@ class Simmim(Objective):
     error: Error = "l1"
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
+        refuse_flat(self.normalise, grid, channels)
         return SimmimHead(self, encoder, grid, channels)
 
 

@@ -13,7 +13,7 @@ from maskbench.data.augment import central_boxes, object_shares
 from maskbench.data.splits import Split, Splits, stratified_order
 from maskbench.grid import Grid
 from maskbench.probe import Probe, ProbeResult, Subject, register
-from maskbench.probes.linear import Softmax
+from maskbench.probes.linear import Decays, Softmax
 from maskbench.vit import Encoder
 
 CHUNK = 100  # images whose classes are spread over pixels at a time: 11 classes at 224 x 224 take 211 MiB
@@ -34,7 +34,7 @@ class Dense(Probe):
     """
 
     images: Annotated[int, Field(ge=1)] = 2000
-    decays: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # wider steps than linear's: tokens are many
+    decays: Decays = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # wider steps than linear's: tokens are many
 
     def refuses(self, encoder: Encoder, splits: Splits) -> str | None:
         parts = [splits.train, splits.test, splits.validation]

@@ -12,6 +12,8 @@ from maskbench.data.splits import Splits
 from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
 from maskbench.vit import Encoder
 
+Decays = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
 CURVATURE = 0.1  # p * (1 - p) of a ten-class softmax that is still unsure
 
 
@@ -30,7 +32,7 @@ class Linear(FeatureProbe):
     evaluation of small models (arXiv 2104.14294). The last one alone if not given.
     """
 
-    decays: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
+    decays: Decays = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
     blocks: Annotated[int, Field(ge=2)] | None = None
     standardise: Literal[False] | None = None  # None: it does
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskbench.draws import Draws, keys
 from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
-from maskbench.probes.linear import Softmax
+from maskbench.probes.linear import Decays, Softmax
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -29,7 +29,7 @@ class LowShot(FeatureProbe):
     shots: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5, 10)
     shares: tuple[Share, ...] = (0.01, 0.1)
     draws: Annotated[int, Field(ge=2)] = 5
-    decays: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+    decays: Decays = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
     def ask(self, features: dict[str, Features]) -> ProbeResult:
         result = ProbeResult()

@@ -339,3 +339,13 @@ def test_bad_parameters_are_refused() -> None:
     for wrong in ({"sigma": 0}, {"components": 0}, {"rest": -0.1}, {"schedule": "cosine"}, {"space": "fourier"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             REGISTRY.create("noise", **wrong)
+
+
+def test_errors_of_components_are_not_rounded_by_autocast() -> None:
+    clean = 3 * gaussian(64, SQUARE)
+    view = Lab().view("noise", clean, SQUARE)
+    prediction = clean + 0.01 * gaussian(64, SQUARE, 1)
+    exact, _ = recovery_loss(prediction, view, SQUARE, normalise="none", error="l2")
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = recovery_loss(prediction, view, SQUARE, normalise="none", error="l2")
+    assert found.item() == exact.item()
