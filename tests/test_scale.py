@@ -120,7 +120,7 @@ def test_a_suite_whose_data_are_elsewhere(tmp_path: Path) -> None:
 def test_time_on_this_machine(tmp_path: Path) -> None:
     """Within 30 %: the median of five predictions, each over the run that follows it."""
     (tmp_path / "suite.yaml").write_text(
-        "preset: quick\nset: {regime: matched, data.limit: 4000, train.epochs: 3, train.warmup_epochs: 1}\n"
+        "preset: quick\nset: {regime: matched, data.limit: 3000, train.epochs: 2, train.warmup_epochs: 1}\n"
         "strategies: [random, gmml]\nseeds: 0\ncontrols: [random-init]\n"
     )
     ratios = []
