@@ -70,7 +70,7 @@ def costs(config: RunConfig, strategy: Strategy, splits: Splits, state: State, w
 
 @torch.no_grad()
 def diagnostics(config: RunConfig, strategy: Strategy, splits: Splits, state: State) -> Diagnostics:
-    """Geometry of the masks of the first training images, as at the end of the training, in epochs 0 and 1;
+    """Geometry of the masks of `sampled` training images, as at the end of the training, in epochs 0 and 1;
     realised ratio over all images of the run. Empty if nothing was trained."""
     count, total, squares = state.ratio_sums.tolist()
     if count == 0:

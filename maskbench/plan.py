@@ -201,7 +201,7 @@ def preflight(planned: Plan, splits: Splits, state: State) -> None:
 
 @torch.no_grad()
 def pictured(planned: Plan, splits: Splits, state: State) -> tuple[Tensor, View]:
-    """The first PICTURED training images, and the strategy's view of them as at the end of the training."""
+    """PICTURED training images, and the strategy's view of them as at the end of the training."""
     config, strategy = planned.config, planned.strategy
     batch = sample(config, strategy, splits, PICTURED, colours=state.head.recipe.full[0])
     context = context_for(config, strategy, state, batch, epoch=0, progress=1.0)
