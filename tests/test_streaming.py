@@ -281,19 +281,44 @@ def test_an_image_that_vanishes_is_named(prepared: Any) -> None:
         train.take(batches[0])
 
 
-def test_a_process_that_dies_is_one_line(prepared: Any) -> None:
+@pytest.mark.parametrize(
+    ("deadly", "message"),
+    [(signal.SIGKILL, "died, perhaps for want of memory; .* --workers 0"), (signal.SIGBUS, "enlarge /dev/shm .*")],
+)
+def test_a_process_that_dies_is_one_line(prepared: Any, deadly: signal.Signals, message: str) -> None:
     (split, batches), taken = prepared, 0
-    with pytest.raises(Failure, match="died, perhaps for want of memory; .* --workers 0") as caught:  # noqa: SIM117
+    with pytest.raises(Failure, match=message) as caught:  # noqa: SIM117
         with ahead(split, batches, 1) as train:
             train.take(batches[0])
-            (worker,) = train._pieces[0]._workers
+            (worker,) = train.processes
             os.kill(worker.pid, signal.SIGINT)  # what a terminal sends to all processes does not disturb it
             os.kill(worker.pid, signal.SIGTERM)
             for taken, index in enumerate(batches[1:]):
                 train.take(index)
                 if taken == 100:
-                    os.kill(worker.pid, signal.SIGKILL)
+                    os.kill(worker.pid, deadly)
     assert "\n" not in str(caught.value) and taken >= 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
+    folders(tmp_path)
+    script = (
+        "import sys, time, torch; from maskbench import data; from maskbench.data.ahead import ahead\n"
+        "if __name__ == '__main__':\n"
+        "    index = torch.arange(8)\n"
+        "    with ahead(data.load(sys.argv[1], (16, 16), 3, None, '', 0).train, [index] * 200, 2) as train:\n"
+        "        train.take(index); print(*(each.pid for each in train.processes), flush=True); time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        decoding = [int(pid) for pid in process.stdout.readline().split()]
+        alive = [pid for pid in decoding if b"spawn_main" in cmdline(pid)]
+        process.kill()
+    end = time.monotonic() + 20
+    while any(b"spawn_main" in cmdline(pid) for pid in decoding) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(alive) == 2 and not [pid for pid in decoding if b"spawn_main" in cmdline(pid)]
 
 
 def test_what_shards_hold(tmp_path: Path) -> None:

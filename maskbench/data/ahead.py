@@ -2,22 +2,29 @@
 
 They write into memory that is shared and used again and again, a slot for each batch under way. Were every batch handed
 over in memory of its own, as a DataLoader does by itself, getting that memory from the system and joining the parts
-would take a fifth as long as decoding.
+would take a fifth as long as decoding. And whichever process is free takes the next piece: where each has its turn, as
+in a DataLoader, the fast ones wait for the slowest.
 """
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import chain
 from math import ceil
-from typing import Any, Literal
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from maskbench.data.encoded import Encoded
 from maskbench.data.splits import Images, Split
@@ -43,100 +50,122 @@ def ahead(split: Split, coming: Iterable[Tensor], workers: int | Literal["auto"]
         yield split
         return
     assert isinstance(workers, int), "resolved"
-    prepared = Prepared.of(split, first, workers)
-    pieces = prepared.start(chain([first], coming), workers)
+    prepared = Prepared.of(split, first, chain([first], coming), workers)
     try:
+        prepared.start()
         yield prepared
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise Failure(_told(str(error), workers)) from error
+    except BrokenProcessPool:
+        raise Failure(_told(prepared.died(), workers)) from None
     finally:
-        pieces._shutdown_workers()  # a reference in a traceback would keep them alive
+        prepared.end()
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a batch: which slot it goes to, from which place on, and the numbers of its images."""
+class Batch(NamedTuple):
+    """One that is under way: what was asked for, where it goes, and what is to be heard of each piece."""
 
+    asked: Tensor
     slot: int
-    place: int
-    numbers: list[int]
+    pieces: list[Future[str | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared(Streamed):
     """A streamed split whose next batches are on their way.
 
-    slots: (slots, B, H, W, C) uint8, shared. per_batch: pieces in a batch.
+    coming: what is to be asked for. slots: (slots, B, H, W, C) uint8, shared, one of them for the batch in use.
+    per_batch: pieces in a batch.
     """
 
-    slots: Tensor = field(default_factory=lambda: torch.empty(0))
-    per_batch: int = 1
-    _announced: deque[tuple[int, Tensor]] = field(default_factory=deque)
-    _pieces: list[Iterator[str | None]] = field(default_factory=list)
+    coming: Iterator[Tensor]
+    slots: Tensor
+    per_batch: int
+    pool: ProcessPoolExecutor
+    processes: list[BaseProcess] = field(default_factory=list)
+    under_way: deque[Batch] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, split: Streamed, first: Tensor, workers: int) -> "Prepared":
-        """With room for the batches under way, for the one in use, and for one that is both, in part."""
+    def of(cls, split: Streamed, first: Tensor, coming: Iterator[Tensor], workers: int) -> "Prepared":
         per_batch = max(1, ceil(len(first) * int(split.shape.prod()) / PIECE_BYTES))
-        batches = ceil(max(AHEAD * workers / per_batch, 1)) + 2
+        batches = ceil(AHEAD * workers / per_batch) + 1
         slots = torch.empty((batches, len(first), *split.canvas), dtype=torch.uint8).share_memory_()
-        return cls(**vars(split), slots=slots, per_batch=per_batch)
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, _begin, (split.encoded, slots))
+        return cls(**vars(split), coming=coming, slots=slots, per_batch=per_batch, pool=pool)
 
-    def start(self, coming: Iterable[Tensor], workers: int) -> Any:
-        """Start the processes; the iterator over what they say of each piece, in order."""
-        loader = DataLoader(
-            Decoder(self.encoded, self.slots),
-            sampler=self.announced(coming),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=max(AHEAD, self.per_batch // workers),
-            multiprocessing_context="spawn",
-            generator=torch.Generator(),  # it would draw from the global one
-        )
+    def start(self) -> None:
+        """Start the processes, with something to do for each."""
+        others = set(multiprocessing.active_children())
         with decoders():
-            pieces = iter(loader)
-        self._pieces.append(pieces)
-        return pieces
+            for slot in range(len(self.slots) - 1):
+                self.announce(slot)
+        self.processes.extend(set(multiprocessing.active_children()) - others)
 
-    def announced(self, coming: Iterable[Tensor]) -> Iterator[Piece]:
-        """The pieces of each batch in turn, as far ahead as there are slots."""
-        for number, index in zip(count(), coming):
-            slot, place = number % len(self.slots), 0
-            self._announced.append((slot, index))
-            for numbers in self.numbers[index.cpu()].tensor_split(self.per_batch):
-                yield Piece(slot, place, numbers.tolist())
-                place += len(numbers)
+    def announce(self, slot: int) -> None:
+        """Have the next batch, if there is one, put into this slot."""
+        index = next(self.coming, None)
+        if index is None:
+            return
+        place, pieces = 0, []
+        for numbers in self.numbers[index.cpu()].tensor_split(self.per_batch):
+            pieces.append(self.pool.submit(_decode, slot, place, numbers.tolist()))
+            place += len(numbers)
+        self.under_way.append(Batch(index, slot, pieces))
 
     def take(self, index: Tensor) -> Images:
         """The next batch, which must be the one with these numbers."""
-        for _ in range(self.per_batch):
-            trouble = next(self._pieces[0])
+        batch = self.under_way.popleft()
+        assert len(index) == len(batch.asked), "batches are taken in the order in which they were announced"
+        assert index.device.type != "cpu" or torch.equal(index, batch.asked), "likewise; on a GPU this would wait"
+        self.announce((batch.slot - 1) % len(self.slots))  # that of the batch before, which is no longer in use
+        for piece in batch.pieces:
+            trouble = piece.result()
             if trouble is not None:
                 raise Failure(f"{trouble}; then the same command goes on")
-        slot, announced = self._announced.popleft()
-        assert len(index) == len(announced), "batches are taken in the order in which they were announced"
-        assert index.device.type != "cpu" or torch.equal(index, announced), "likewise; on a GPU this would wait"
-        pixels = self.slots[slot, : len(index)]
+        pixels = self.slots[batch.slot, : len(index)]
         return self.given(pixels.pin_memory() if self.labels.device.type == "cuda" else pixels, index)
 
+    def died(self) -> set[int | None]:
+        """The exit codes of the processes that have ended by themselves."""
+        ended = wait([process.sentinel for process in self.processes], timeout=0)
+        dead = [process for process in self.processes if process.sentinel in ended]
+        for process in dead:
+            process.join()  # it may be on its way out
+        return {process.exitcode for process in dead}
 
-@dataclass(frozen=True)
-class Decoder(Dataset[str | None]):
-    """What a process does: put the images of a piece where they belong, or say what is wrong with them."""
+    def end(self) -> None:
+        """End the processes, in the midst of what they are at; they never hear a SIGTERM."""
+        for process in self.processes:
+            process.kill()
+        self.pool.shutdown()
 
-    encoded: Encoded
-    slots: Tensor
 
-    def __getitem__(self, piece: Piece) -> str | None:
-        slot = self.slots[piece.slot].numpy()
-        try:
-            for place, number in enumerate(piece.numbers, piece.place):
-                slot[place] = self.encoded.pixels(number, slot.shape[1:])
-        except UsageError as error:
-            return str(error)
-        return None
+def _begin(encoded: Encoded, slots: Tensor) -> None:
+    """What a process does first. It ends when the one that has started it does, in whichever way."""
+    global _encoded, _slots
+    _encoded, _slots = encoded, slots.numpy()
+    torch.set_num_threads(1)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+_encoded: Encoded
+_slots: np.ndarray
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a process of its own"
+    parent.join()
+    os._exit(1)
+
+
+def _decode(slot: int, place: int, numbers: list[int]) -> str | None:
+    """Put the images of these numbers into the slot, from the place on, or say what is wrong with them."""
+    try:
+        for offset, number in enumerate(numbers):
+            _slots[slot, place + offset] = _encoded.pixels(number, _slots.shape[2:])
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 @contextmanager
@@ -157,9 +186,9 @@ def decoders() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _told(reason: str, workers: int) -> str:
+def _told(codes: set[int | None], workers: int) -> str:
     less = f"--workers {workers // 2}" + (", which decodes in this process," if workers == 1 else "")
-    if "Bus error" in reason:
+    if -signal.SIGBUS in codes:
         return f"a process that decodes images found no shared memory; enlarge /dev/shm (docker: --shm-size), or {less}"
     return (
         f"a process that decodes images died, perhaps for want of memory; the same command goes on from the last "

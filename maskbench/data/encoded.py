@@ -76,7 +76,8 @@ class Encoded:
         with self.open(encoded, number) as image:
             try:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
-                converted = image.convert(MODES[channels])
+                image.load()
+                converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which copies
             except DAMAGED as error:
                 raise self.broken(number, error) from None
         if converted.size == (cols, rows):
