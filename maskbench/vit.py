@@ -45,8 +45,9 @@ class Encoder(nn.Module):
         self.width: int = vit.embed_dim
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.width))  # outside `vit`: not part of the export
 
-    def patch_embeddings(self, images: Tensor, replaced: Tensor | None = None) -> Tensor:
-        """(B, N, D) patch embeddings with positions; the mask token stands where `replaced` (B, N) is True.
+    def patch_embeddings(self, images: Tensor, replaced: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """(B, N, D) patch embeddings with positions; the mask token stands where `replaced` (B, N) is True. With
+        `places` (B, K), which of the N tokens of each image to embed, (B, K, D) of these alone.
 
         Images of another size than the grid's get positions that timm resizes bicubically, antialiased (DINO does not).
         """
@@ -56,15 +57,18 @@ class Encoder(nn.Module):
         # The convolution as a matrix product: on a CPU a third of its time, and less where images have gradients.
         cells = images.unflatten(3, (size[1], side)).unflatten(2, (size[0], side)).permute(0, 2, 4, 1, 3, 5)
         cells = cells.reshape(len(images), size[0] * size[1], -1)
+        if places is not None:
+            cells = cells.gather(1, places[..., None].expand(-1, -1, cells.shape[2]))
         patches = embed.norm(F.linear(cells, proj.weight.flatten(1), proj.bias))
         if replaced is not None:
+            replaced = replaced if places is None else replaced.gather(1, places)
             patches = torch.where(replaced[..., None], self.mask_token.to(patches.dtype), patches)
         positions = self.vit.pos_embed[:, skip:]
         if size != (self.grid.rows, self.grid.cols):
             positions = resample_abs_pos_embed(
                 positions, list(size), [self.grid.rows, self.grid.cols], num_prefix_tokens=0
             )
-        return self.vit.pos_drop(patches + positions)
+        return self.vit.pos_drop(patches + (positions if places is None else F.embedding(places, positions[0])))
 
     def prefix(self, batch: int) -> Tensor:
         """(B, P, D) class and register tokens, with positions where the model gives them any."""
@@ -91,19 +95,17 @@ class Encoder(nn.Module):
         length: how many are present in every row. Where it is None the rows vary: they are padded to the longest,
         rounded up to 8, and the padding is masked out of the attention; this costs one host synchronisation.
         """
-        patches = self.patch_embeddings(images, replaced)
         places = valid = bias = None
         if present is not None:
             padded = length is None
             if length is None:
                 length = min(self.grid.size, -(-int(present.sum(1).max()) // 8) * 8)
             places = raster_order(present, length)
-            patches = patches.gather(1, places[..., None].expand(-1, -1, self.width))
             if padded:
                 valid = torch.arange(length, device=images.device) < present.sum(1, keepdim=True)
                 prefix_valid = valid.new_ones(len(images), self.vit.num_prefix_tokens)
                 bias = self.attention_bias(torch.cat([prefix_valid, valid], 1))
-        prefix = self.prefix(len(images))
+        prefix, patches = self.prefix(len(images)), self.patch_embeddings(images, replaced, places)
         tokens = self.vit.norm_pre(torch.cat([prefix.to(patches.dtype), patches], 1))
         outputs = []
         for number, block in enumerate(self.vit.blocks, 1):

@@ -135,6 +135,18 @@ def test_replaced_tokens_carry_the_mask_token_at_their_position() -> None:
     torch.testing.assert_close(with_token[~replaced], encoder.patch_embeddings(x)[~replaced])
 
 
+@torch.no_grad()
+def test_the_tokens_at_some_places_are_those_of_all() -> None:
+    """In the order in which they are asked for."""
+    encoder, x, generator = encoder_for(), images(), torch.Generator().manual_seed(2)
+    encoder.mask_token.normal_()
+    places = torch.stack([torch.randperm(GRID.size, generator=generator)[:5] for _ in x])
+    replaced = torch.rand(len(x), GRID.size, generator=generator) < 0.5
+    some, every = encoder.patch_embeddings(x, replaced, places), encoder.patch_embeddings(x, replaced)
+    for row in range(len(x)):
+        torch.testing.assert_close(some[row], every[row][places[row]])
+
+
 @pytest.mark.parametrize("extra", [{}, {"reg_tokens": 3}, {"qk_norm": True}], ids=str)
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "fused"])
 @torch.no_grad()
