@@ -49,7 +49,8 @@ def bare(connection: Connection, paths: list[str], canvas: tuple[int, int, int])
         while time.perf_counter() < end:
             with Image.open(paths[next(order)]) as image:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
-                converted = image.convert("RGB")
+                image.load()
+            converted = image if image.mode == "RGB" else image.convert("RGB")
             if converted.size != (cols, rows):
                 converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
             np.asarray(converted)

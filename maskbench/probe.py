@@ -40,8 +40,9 @@ class Features:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """metrics: e.g. {"knn/top1/cls": 0.41}, shares in [0, 1] where they are accuracies. predictions: test predictions
-    (n,) int64 by the same kind of key. chosen: hyper-parameters picked on the validation part."""
+    """metrics: e.g. {"knn/top1/cls": 0.41}, shares in [0, 1] where they are accuracies. predictions: of the test part,
+    int64, (n,) or, where images are asked about several times, (times, n), by the same kind of key. chosen:
+    hyper-parameters picked on the validation part."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     predictions: dict[str, Tensor] = field(default_factory=dict)

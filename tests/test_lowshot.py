@@ -39,6 +39,8 @@ def test_agrees_with_scikit_learn(shots: int) -> None:
         inputs = (given.fit[few] - mean) / std
         theirs.fit(inputs - inputs.mean(0), given.fit_labels[few])
         scores.append(theirs.score((given.test - mean) / std - inputs.mean(0), given.test_labels))
+        said = theirs.predict((given.test - mean) / std - inputs.mean(0))
+        assert (result.predictions[f"lowshot-{shots}/mean"][draw].numpy() == said).mean() > 0.99
     assert result.metrics[f"lowshot-{shots}/top1/mean"] == pytest.approx(np.mean(scores), abs=0.002)
     assert result.metrics[f"lowshot-{shots}/sd/mean"] == pytest.approx(np.std(scores, ddof=1), abs=0.002)
 

@@ -161,7 +161,7 @@ def watched(
     given.features()
     with monkeypatch.context() as patch:
         patch.setattr(Subject, "extract", watch)
-        names = [name for name, _ in probe.changed(given, numbers)]
+        names = [name for name, features in probe.changed(given, numbers) for _ in features]
     return [(name, *one) for name, one in zip(names, seen, strict=True)]
 
 
@@ -208,8 +208,13 @@ class TestTheProbe:
                 read = without(given.encoder, left(torch.arange(60), GRID, percent))
                 found = result.metrics[f"robust/dropped-{percent}/top1/{pooling}"]
                 assert found == pytest.approx(score(given.extract(test, read), pooling))
-        assert not result.predictions
-        assert len(result.metrics) == 2 * (2 + 1 + 7 + 1)
+        assert len(result.metrics) == 2 * (2 + 1 + 7 + 1) and len(result.predictions) == 2 * (2 + 1 + 7)
+        for name, predicted in result.predictions.items():
+            probe_name, change, pooling = name.split("/")
+            assert predicted.shape == ((2, 60) if change in CORRUPTIONS else (60,))
+            right = sum((row == test.labels).double().mean().item() for row in predicted.view(-1, 60))
+            share = right / len(predicted.view(-1, 60))
+            assert result.metrics[f"{probe_name}/{change}/top1/{pooling}"] == pytest.approx(share)
 
     def test_chunks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         probe = Robust(dropped=(50,), severities=(3,))

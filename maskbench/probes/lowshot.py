@@ -38,15 +38,17 @@ class LowShot(FeatureProbe):
             wanted = {f"lowshot-{count}": torch.full_like(sizes, count) for count in self.shots}
             wanted |= {f"lowshot-{100 * share:g}%": (share * sizes).round().long() for share in self.shares}
             for label, counts in wanted.items():
-                decay, scores = self.scores(given, counts.clamp_min(1))
+                decay, predicted = self.predictions(given, counts.clamp_min(1))
+                scores = torch.tensor([accuracy(each, given.test_labels) for each in predicted], dtype=torch.float64)
+                result.predictions[f"{label}/{pooling}"] = predicted
                 result.metrics[f"{label}/top1/{pooling}"] = scores.mean().item()
                 result.metrics[f"{label}/sd/{pooling}"] = scores.std().item()
                 result.chosen[f"{label}/decay/{pooling}"] = decay
         return result
 
-    def scores(self, given: Features, counts: Tensor) -> tuple[float, Tensor]:
-        """The decay that is best on validation, and the accuracies (draws,) on test, from `counts` (classes,) images
-        of each class; where a class has fewer, from all that it has."""
+    def predictions(self, given: Features, counts: Tensor) -> tuple[float, Tensor]:
+        """The decay that is best on validation, and what is said (draws, n) of test, from `counts` (classes,) images of
+        each class; where a class has fewer, from all that it has."""
         mean, std = given.train.mean(0), given.train.std(0, correction=0).clamp_min(1e-6)
         fit, validation, test = ((part - mean) / std for part in (given.fit, given.validation, given.test))
         decays = sorted(self.decays, reverse=True)
@@ -59,8 +61,7 @@ class LowShot(FeatureProbe):
             for place in range(len(decays))
         ]
         best = on_validation.index(max(on_validation))
-        scores = [accuracy(of_draw[best].predict(test), given.test_labels) for of_draw in fitted]
-        return decays[best], torch.tensor(scores, dtype=torch.float64)
+        return decays[best], torch.stack([of_draw[best].predict(test) for of_draw in fitted])
 
 
 def chosen(labels: Tensor, counts: Tensor, draw: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Accuracy on images that are harder than those the classifier was fitted to."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -14,7 +14,7 @@ from maskbench.data.corruptions import CORRUPTIONS, corrupted
 from maskbench.data.splits import Images
 from maskbench.draws import Draws, keys
 from maskbench.grid import Grid
-from maskbench.probe import Probe, ProbeResult, Read, Subject, register
+from maskbench.probe import Probe, ProbeResult, Read, Subject, accuracy, register
 from maskbench.probes.linear import Linear
 from maskbench.vit import Encoder
 
@@ -44,39 +44,40 @@ class Robust(Probe):
 
     def __call__(self, subject: Subject) -> ProbeResult:
         fitted = {pooling: Linear().fitted(given) for pooling, given in subject.features().items()}
-        labels, device = subject.splits.test.labels, subject.encoder.mask_token.device
-        asked: Counter[str] = Counter()
-        right: Counter[tuple[str, str]] = Counter()
+        labels = subject.splits.test.labels
+        answers: defaultdict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         for numbers in torch.arange(len(labels), device=labels.device).split(CHUNK):
-            truth = labels[numbers].to(device)
-            for change, features in self.changed(subject, numbers):
-                asked[change] += len(numbers)
+            for change, asked in self.changed(subject, numbers):
                 for pooling, (_, classifier) in fitted.items():
-                    right[change, pooling] += int((classifier.predict(features[pooling]) == truth).sum())
+                    predicted = torch.stack([classifier.predict(features[pooling]) for features in asked])
+                    answers[pooling][change].append(predicted)
         result = ProbeResult()
         for pooling, (decay, _) in fitted.items():
-            found = {change: right[change, pooling] / asked[change] for change in asked}
+            predictions = {change: torch.cat(parts, 1).to(labels.device) for change, parts in answers[pooling].items()}
+            found = {change: accuracy(given, labels.expand_as(given)) for change, given in predictions.items()}
             found["corrupted"] = sum(found[name] for name in CORRUPTIONS) / len(CORRUPTIONS)
             result.metrics.update({f"robust/{change}/top1/{pooling}": value for change, value in found.items()})
+            result.predictions.update(
+                {f"robust/{change}/{pooling}": given.squeeze(0) for change, given in predictions.items()}
+            )
             result.chosen[f"robust/decay/{pooling}"] = decay
         return result
 
-    def changed(self, subject: Subject, numbers: Tensor) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Each change's name, once for each severity, and the features of the test images of these numbers under it."""
+    def changed(self, subject: Subject, numbers: Tensor) -> Iterator[tuple[str, list[dict[str, Tensor]]]]:
+        """Each change's name, and the features of the test images of these numbers under it, at each severity."""
         encoder, test = subject.encoder, subject.splits.test
         grid, device = encoder.grid, encoder.mask_token.device
         images = test.take(numbers).to(device)
         for percent in self.dropped:
             read = without(encoder, left(numbers, grid, percent))
-            yield f"dropped-{percent}", subject.extract(images, read, shared=False)
+            yield f"dropped-{percent}", [subject.extract(images, read, shared=False)]
         seen = as_seen(images, grid.image_size)
         if test.objects is not None and len(test.labels.unique()) > 1:
             other = as_seen(test.take(partners(test.labels)[numbers]).to(device), grid.image_size)
-            yield "swapped", subject.extract(swapped(seen, other))
+            yield "swapped", [subject.extract(swapped(seen, other))]
         for name in CORRUPTIONS:
-            for severity in self.severities:
-                pixels = corrupted(seen.pixels, name, severity, numbers.to(device))
-                yield name, subject.extract(replace(seen, pixels=pixels))
+            pixels = (corrupted(seen.pixels, name, severity, numbers.to(device)) for severity in self.severities)
+            yield name, [subject.extract(replace(seen, pixels=each)) for each in pixels]
 
 
 def left(numbers: Tensor, grid: Grid, percent: int) -> Tensor:
