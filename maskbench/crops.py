@@ -1,6 +1,6 @@
 """The random crops of a step, the same for every strategy: keyed by (seed, epoch, sample, number of the crop)."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,9 +108,10 @@ def labelled_batches(
     batch_size: int,
     scale: tuple[float, float],
     workers: int | Literal["auto"] = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """For probes that train: random crops (B, C, *size) with flips, normalised, and labels (B,) of the training images
-    `index` (n,), epoch by epoch in whole batches; order and boxes are keyed by (seed, stream, epoch, sample)."""
+) -> Generator[tuple[Tensor, Tensor]]:
+    """For probes that train, to be closed by them: random crops (B, C, *size) with flips, normalised, and labels (B,)
+    of the training images `index` (n,), epoch by epoch in whole batches; order and boxes are keyed by (seed, stream,
+    epoch, sample)."""
     index = index.to(splits.train.labels.device)
 
     def batches() -> Iterator[tuple[int, Tensor]]:

@@ -68,7 +68,10 @@ class Encoder(nn.Module):
             positions = resample_abs_pos_embed(
                 positions, list(size), [self.grid.rows, self.grid.cols], num_prefix_tokens=0
             )
-        return self.vit.pos_drop(patches + (positions if places is None else F.embedding(places, positions[0])))
+        if places is not None:
+            # Not by F.embedding, whose gradient in compiled code adds images up in the order in which threads come.
+            positions = positions.expand(len(images), -1, -1).gather(1, places[..., None].expand(-1, -1, self.width))
+        return self.vit.pos_drop(patches + positions)
 
     def prefix(self, batch: int) -> Tensor:
         """(B, P, D) class and register tokens, with positions where the model gives them any."""

@@ -300,6 +300,21 @@ def test_a_process_that_dies_is_one_line(prepared: Any, deadly: signal.Signals, 
     assert "\n" not in str(caught.value) and taken >= 100
 
 
+def test_one_of_two_that_dies_ends_both(tmp_path: Path) -> None:
+    """While nobody waits for it, and with another process, which the pool has to end."""
+    folders(tmp_path)
+    (_, streamed), index = both(str(tmp_path)), torch.arange(8)
+    with pytest.raises(Failure, match="died, perhaps for want of memory"):  # noqa: SIM117
+        with ahead(streamed.train, [index] * 400, 2) as train:
+            for _ in range(100):
+                train.take(index)
+            os.kill(train.processes[0].pid, signal.SIGKILL)
+            time.sleep(0.5)
+            for _ in range(200):
+                train.take(index)
+    assert all(process.exitcode is not None for process in train.processes)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
     folders(tmp_path)

@@ -32,8 +32,8 @@ class Results:
         return frame(self.records)
 
     def predictions(self, run_id: str) -> dict[str, np.ndarray] | None:
-        """The run's classes (n,) on test by probe and pooling, and the true "labels"; None where they are not kept or
-        cannot be read, which is told."""
+        """What the run's probes say of the test images, (n,) or (times, n), and their true "labels"; None where it is
+        not kept or cannot be read, which is told."""
         path = self.folder / "runs" / run_id / "predictions.npz"
         if not path.exists():
             return None

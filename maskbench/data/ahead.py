@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
-from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from typing import Literal, NamedTuple
 
@@ -55,9 +55,22 @@ def ahead(split: Split, coming: Iterable[Tensor], workers: int | Literal["auto"]
         prepared.start()
         yield prepared
     except BrokenProcessPool:
-        raise Failure(_told(prepared.died(), workers)) from None
+        prepared.end()
+        raise Failure(_told({process.exitcode for process in prepared.processes}, workers)) from None
     finally:
         prepared.end()
+
+
+class DecodingProcess(SpawnProcess):
+    """One that a pool of which another process has died can end: SIGTERM, which it would send, is never heard."""
+
+    terminate = SpawnProcess.kill
+
+
+class Context(SpawnContext):
+    """Processes that start anew, without what this one holds."""
+
+    Process = DecodingProcess
 
 
 class Batch(NamedTuple):
@@ -88,17 +101,18 @@ class Prepared(Streamed):
         per_batch = max(1, ceil(len(first) * int(split.shape.prod()) / PIECE_BYTES))
         batches = ceil(AHEAD * workers / per_batch) + 1
         slots = torch.empty((batches, len(first), *split.canvas), dtype=torch.uint8).share_memory_()
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, _begin, (split.encoded, slots))
+        pool = ProcessPoolExecutor(workers, Context(), _begin, (split.encoded, slots))
         return cls(**vars(split), coming=coming, slots=slots, per_batch=per_batch, pool=pool)
 
     def start(self) -> None:
         """Start the processes, with something to do for each."""
         others = set(multiprocessing.active_children())
-        with decoders():
-            for slot in range(len(self.slots) - 1):
-                self.announce(slot)
-        self.processes.extend(set(multiprocessing.active_children()) - others)
+        try:
+            with decoders():
+                for slot in range(len(self.slots) - 1):
+                    self.announce(slot)
+        finally:
+            self.processes.extend(set(multiprocessing.active_children()) - others)
 
     def announce(self, slot: int) -> None:
         """Have the next batch, if there is one, put into this slot."""
@@ -124,16 +138,8 @@ class Prepared(Streamed):
         pixels = self.slots[batch.slot, : len(index)]
         return self.given(pixels.pin_memory() if self.labels.device.type == "cuda" else pixels, index)
 
-    def died(self) -> set[int | None]:
-        """The exit codes of the processes that have ended by themselves."""
-        ended = wait([process.sentinel for process in self.processes], timeout=0)
-        dead = [process for process in self.processes if process.sentinel in ended]
-        for process in dead:
-            process.join()  # it may be on its way out
-        return {process.exitcode for process in dead}
-
     def end(self) -> None:
-        """End the processes, in the midst of what they are at; they never hear a SIGTERM."""
+        """End the processes, in the midst of what they are at. May be called again."""
         for process in self.processes:
             process.kill()
         self.pool.shutdown()

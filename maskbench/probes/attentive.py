@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -88,15 +89,16 @@ class Attentive(Probe):
             seed=subject.seed, stream="attentive", epochs=self.epochs, batch_size=batch, scale=self.crop_scale,
             workers=subject.system.workers,
         )  # fmt: skip
-        for step, (images, labels) in enumerate(batches):
-            with torch.no_grad(), autocast(subject.system):
-                tokens = encoder(images).patches
-            loss = torch.stack([F.cross_entropy(logits, labels) for logits in heads(tokens)]).sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = scheduled(group["rate"], 0.0, step, warmup, total)
-            optimizer.step()
+        with closing(batches):
+            for step, (images, labels) in enumerate(batches):
+                with torch.no_grad(), autocast(subject.system):
+                    tokens = encoder(images).patches
+                loss = torch.stack([F.cross_entropy(logits, labels) for logits in heads(tokens)]).sum()
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                for group in optimizer.param_groups:
+                    group["lr"] = scheduled(group["rate"], 0.0, step, warmup, total)
+                optimizer.step()
         encoder.train(training)
         return heads.eval()
 

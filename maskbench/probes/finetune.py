@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -89,18 +90,19 @@ class Finetune(Probe):
                 seed=seed, stream="finetune", epochs=self.epochs, batch_size=batch, scale=self.crop_scale,
                 workers=subject.system.workers,
             )  # fmt: skip
-            for step, (images, labels) in enumerate(batches):
-                generator = np.random.default_rng(seed_for(seed, "finetune", "mixing", step))
-                targets = F.one_hot(labels, classes).float()
-                images, targets = mixed(images, targets, generator, mixup=self.mixup, cutmix=self.cutmix)
-                with autocast(subject.system):
-                    logits = model(images)
-                loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                for group in optimizer.param_groups:
-                    group["lr"] = group["scale"] * scheduled(self.blr * batch / 256, 0.0, step, warmup, total)
-                optimizer.step()
+            with closing(batches):
+                for step, (images, labels) in enumerate(batches):
+                    generator = np.random.default_rng(seed_for(seed, "finetune", "mixing", step))
+                    targets = F.one_hot(labels, classes).float()
+                    images, targets = mixed(images, targets, generator, mixup=self.mixup, cutmix=self.cutmix)
+                    with autocast(subject.system):
+                        logits = model(images)
+                    loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    for group in optimizer.param_groups:
+                        group["lr"] = group["scale"] * scheduled(self.blr * batch / 256, 0.0, step, warmup, total)
+                    optimizer.step()
         return model
 
 
