@@ -98,6 +98,7 @@ class Prepared(Streamed):
 
     @classmethod
     def of(cls, split: Streamed, first: Tensor, coming: Iterator[Tensor], workers: int) -> "Prepared":
+        """With room for the batches under way and for the one in use."""
         per_batch = max(1, ceil(len(first) * int(split.shape.prod()) / PIECE_BYTES))
         batches = ceil(AHEAD * workers / per_batch) + 1
         slots = torch.empty((batches, len(first), *split.canvas), dtype=torch.uint8).share_memory_()
@@ -145,16 +146,16 @@ class Prepared(Streamed):
         self.pool.shutdown()
 
 
+_encoded: Encoded  # of a process that decodes
+_slots: np.ndarray
+
+
 def _begin(encoded: Encoded, slots: Tensor) -> None:
     """What a process does first. It ends when the one that has started it does, in whichever way."""
     global _encoded, _slots
     _encoded, _slots = encoded, slots.numpy()
     torch.set_num_threads(1)
     threading.Thread(target=_follow, daemon=True).start()
-
-
-_encoded: Encoded
-_slots: np.ndarray
 
 
 def _follow() -> None:
