@@ -25,7 +25,7 @@ from maskbench.errors import UsageError
 from maskbench.storage import sync
 
 STALE_S = 86_400.0  # age at which a half-written file is nobody's any more
-VERSION = 3  # of the packing: raise it when the same files would be packed differently
+VERSION = 4  # of the packing: raise it when the same files would be packed differently
 
 
 @dataclass(frozen=True)

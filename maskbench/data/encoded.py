@@ -9,7 +9,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image
+from simplejpeg import decode_jpeg
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from maskbench.data.texts import Texts
 from maskbench.errors import UsageError
@@ -67,8 +69,8 @@ class Encoded:
         except DAMAGED as error:
             raise self.broken(number, error) from None
 
-    def decode(self, encoded: bytes, number: int, shape: tuple[int, int, int]) -> Image.Image:
-        """The image on a canvas of `shape` (rows, cols, channels). UsageError that names it where it is damaged.
+    def decode(self, encoded: bytes, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """The image on a canvas of `shape` (rows, cols, channels), uint8. UsageError that names it where it is damaged.
 
         JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
         """
@@ -76,21 +78,50 @@ class Encoded:
         with self.open(encoded, number) as image:
             try:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
-                image.load()
-                converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which copies
+                pixels = _colours(encoded, image) if channels == 3 else None
+                if pixels is None:
+                    pixels = _loaded(image, shape)
             except DAMAGED as error:
                 raise self.broken(number, error) from None
-        if converted.size == (cols, rows):
-            return converted
-        return converted.resize((cols, rows), Image.Resampling.BILINEAR)
+        return pixels if pixels.shape == shape else _resized(pixels, rows, cols)
 
     def pixels(self, number: int, shape: tuple[int, int, int]) -> np.ndarray:
         """`shape` (rows, cols, channels) uint8."""
-        return np.asarray(self.decode(self.read(number), number, shape)).reshape(shape)
+        return self.decode(self.read(number), number, shape)
 
     def broken(self, number: int, error: Exception) -> UsageError:
         """The error for an image that cannot be decoded."""
         return UsageError(f"cannot decode {self.names[number]}: {error}; repair or remove it")
+
+
+def _colours(encoded: bytes, image: Image.Image) -> np.ndarray | None:
+    """(H, W, 3) uint8, what Pillow would make of a JPEG in colour, to the bit and in less time; None where it is
+    anything else, or unusual in any way: then Pillow is to judge."""
+    if image.format != "JPEG" or image.mode != "RGB":
+        return None
+    try:
+        pixels: np.ndarray = decode_jpeg(encoded, "RGB", min_height=image.height, min_width=image.width)
+    except ValueError:
+        return None
+    return pixels if pixels.shape[:2] == (image.height, image.width) else None
+
+
+def _loaded(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, channels) uint8, by Pillow."""
+    rows, cols, channels = shape
+    image.load()
+    converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which copies
+    if converted.mode == "RGBA":  # of which what cannot be seen must not shine through, as it does in `_resized`
+        converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
+    return np.array(converted).reshape(converted.height, converted.width, channels)
+
+
+def _resized(pixels: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """(rows, cols, channels) of (H, W, channels) uint8: bilinear and antialiased. Some values are one level of 255 off
+    Pillow's, and as close to what exact numbers would give; it takes a third of the time."""
+    images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # channels last in memory, as they stay
+    resized = interpolate(images, (rows, cols), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).numpy()[0]
 
 
 class Flat:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from maskbench.cores import each
@@ -60,8 +61,8 @@ class Streamed(Split):
         canvas, encoded = self.canvas, self.encoded
 
         def levels(place: int) -> list[int]:
-            number = int(self.numbers[place])
-            return encoded.decode(encoded.read(number), number, canvas).histogram()
+            pixels = encoded.pixels(int(self.numbers[place]), canvas)
+            return Image.fromarray(pixels.squeeze(2) if canvas[2] == 1 else pixels).histogram()
 
         total = np.zeros(canvas[2] * 256, np.int64)
         for found in each(levels, len(self)):
