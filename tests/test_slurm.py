@@ -40,6 +40,10 @@ def told(folder: Path, slurm: dict[str, str]) -> dict[str, dict[str, Any]]:
     return {each["run_id"]: each for each in json.loads(done.stdout or "[]")}
 
 
+def states(folder: Path, slurm: dict[str, str]) -> set[str]:
+    return {each["state"] for each in told(folder, slurm).values()}
+
+
 def one_under_way(folder: Path) -> tuple[str, str]:
     """A run that is training and has saved, and its job; once there is one."""
 
@@ -69,10 +73,10 @@ def test_six_runs_one_requeued_and_resumed_though_the_driver_is_killed(tmp_path:
             term = ["scancel", "--signal=TERM", job]  # as Slurm does where a partition gives some GraceTime
             subprocess.run(term, env=slurm, check=False)  # 229 where others of the array wait, although it was sent
             until(lambda: not lease.exists(), 60, "it did not save and let go")
-            states = {each["state"] for each in told(tmp_path, slurm).values()}
+            # not at once: between two jobs of the array none may have begun to train
+            until(lambda: {"running", "queued"} <= states(tmp_path, slurm), 60, "no run goes on while others wait")
         finally:
             os.kill(driver.pid, signal.SIGKILL)
-    assert {"running", "queued"} <= states, states
     asked(slurm, "scontrol", "requeue", job)
     before = len(asked(slurm, "squeue", "--noheader", "--array").splitlines())
     code, said = finished(tmp_path, *arguments, env=slurm, timeout=420)
@@ -81,7 +85,7 @@ def test_six_runs_one_requeued_and_resumed_though_the_driver_is_killed(tmp_path:
     assert before and len(jobs) == 1, "the second command followed the jobs of the first"
     assert interruptions(tmp_path) == {run_id: int(run_id == requeued) for run_id in expected} and len(expected) == 6
     assert results(tmp_path) == expected
-    assert {each["state"] for each in told(tmp_path, slurm).values()} == {"done"}
+    assert states(tmp_path, slurm) == {"done"}
     assert not left_over(tmp_path) and not list(tmp_path.glob("**/ticket.json"))
 
 
