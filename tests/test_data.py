@@ -266,8 +266,9 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     images = Encoded.whole_files([tmp_path / "gone.png"], ["gone.png"], [0])
     with pytest.raises(UsageError, match=r"^cannot read gone.png: No such file or directory; bring it back$"):
         images.pixels(0, (12, 12, 3))
+    (tmp_path / "gone.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"^cannot decode gone.png: cannot identify[^;]*; repair or remove it$"):
-        images.decode(b"nothing", 0, (12, 12, 3))
+        images.pixels(0, (12, 12, 3))
 
 
 @pytest.mark.parametrize("name", ["train/dog/0004.png", "train.tar"])

@@ -216,7 +216,7 @@ def test_the_images_of_a_limit_are_decoded_once(tmp_path: Path, monkeypatch: pyt
     packed = data.load(str(tmp_path), (12, 12), 3, 30)
     data.load.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr("maskbench.data.encoded.Encoded.decode", lambda *_: pytest.fail("decoded again"))
+        patch.setattr("maskbench.data.encoded.Encoded.pixels", lambda *_: pytest.fail("decoded again"))
         again = data.load(str(tmp_path), (12, 12), 3, 30, None, 0)
     assert torch.equal(again.mean, packed.mean) and torch.equal(again.std, packed.std)
     assert not torch.equal(again.mean, other.mean) and again.sizes == packed.sizes

@@ -69,32 +69,28 @@ class Encoded:
         except DAMAGED as error:
             raise self.broken(number, error) from None
 
-    def decode(self, encoded: bytes, number: int, shape: tuple[int, int, int]) -> np.ndarray:
+    def pixels(self, number: int, shape: tuple[int, int, int]) -> np.ndarray:
         """The image on a canvas of `shape` (rows, cols, channels), uint8. UsageError that names it where it is damaged.
 
         JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
         """
-        rows, cols, channels = shape
+        encoded, (rows, cols, channels) = self.read(number), shape
         with self.open(encoded, number) as image:
             try:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
-                pixels = _colours(encoded, image) if channels == 3 else None
+                pixels = _coloured_jpeg(encoded, image) if channels == 3 else None
                 if pixels is None:
                     pixels = _loaded(image, shape)
             except DAMAGED as error:
                 raise self.broken(number, error) from None
         return pixels if pixels.shape == shape else _resized(pixels, rows, cols)
 
-    def pixels(self, number: int, shape: tuple[int, int, int]) -> np.ndarray:
-        """`shape` (rows, cols, channels) uint8."""
-        return self.decode(self.read(number), number, shape)
-
     def broken(self, number: int, error: Exception) -> UsageError:
         """The error for an image that cannot be decoded."""
         return UsageError(f"cannot decode {self.names[number]}: {error}; repair or remove it")
 
 
-def _colours(encoded: bytes, image: Image.Image) -> np.ndarray | None:
+def _coloured_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
     """(H, W, 3) uint8, what Pillow would make of a JPEG in colour, to the bit and in less time; None where it is
     anything else, or unusual in any way: then Pillow is to judge."""
     if image.format != "JPEG" or image.mode != "RGB":
