@@ -38,7 +38,11 @@ def main() -> None:
         code = _say(str(error), 2)
     except usage_error as error:
         message = error.format_message()
-        code = 2 if "no_args" in type(error).__name__.lower() or not message else _say(message, 2)
+        code = 2
+        if "NoArgsIsHelp" in type(error).__name__:
+            print(message, file=sys.stderr)
+        elif message:
+            _say(message, 2)
     except Told:
         code = 1
     except Failure as error:

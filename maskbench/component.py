@@ -30,7 +30,11 @@ class Component:
 
     def _complaint(self, field: str, error: ValidationError) -> str:
         reasons = dict.fromkeys(
-            detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for detail in error.errors()
+            detail["msg"]
+            .removeprefix("Value error, ")
+            .removeprefix("Input should be ")
+            .replace("a valid tuple", "a list")
+            for detail in error.errors()
         )
         label = self.name or type(self).__name__
         return f"{label}: {field}={getattr(self, field)!r} should be {', or '.join(reasons)}"

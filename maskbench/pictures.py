@@ -30,7 +30,8 @@ def masks_figure(
     painted: Tensor | None = None,
 ) -> Figure:
     """The clean `images` (B, C, H, W) in a row, then for each complete view by name a row of what the encoder sees
-    and one for each term of what must be recovered, as strongly as it is weighted; last what was `painted`, if given.
+    and one for each term of what must be recovered, as strongly as it is weighted; last what the model `painted`, if
+    given.
     """
     rows: list[tuple[str, np.ndarray]] = [("image", displayable(images, mean, std))]
     for name, view in views.items():
@@ -39,7 +40,7 @@ def masks_figure(
             label = "to recover" if len(view.terms) == 1 else f"to recover ({number})"
             rows.append((label, to_recover(term, grid, mean, std)))
     if painted is not None:
-        rows.append(("painted", displayable(painted, mean, std)))
+        rows.append(("recovered", displayable(painted, mean, std)))
     count = len(images)
     figure = Figure(figsize=(CELL * count + 1.2, CELL * len(rows) + 0.3), dpi=120)
     FigureCanvasAgg(figure)

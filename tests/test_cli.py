@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from maskbench.catalogue import KINDS
-from maskbench.cli import main
+from maskbench.cli import COMMANDS, main
 
 SMALL = [
     *[
@@ -191,6 +192,20 @@ def test_print_config_can_be_used_as_a_config(tmp_path: Path) -> None:
     again = maskbench("run", "--config", "mine.yaml", "--print-config", cwd=tmp_path)
     assert again.out == shown.out
     assert "epochs: 3" in shown.out
+
+
+def test_the_config_that_is_printed_is_of_the_strategy_asked_for(tmp_path: Path) -> None:
+    """And not of the control, which comes first."""
+    shown = maskbench("run", "--strategy", "gmml:fill=zeros", "--print-config", cwd=tmp_path)
+    config = yaml.safe_load(shown.out)
+    assert config["strategy"] == {"name": "gmml", "parameters": {"fill": "zeros"}}
+    assert config["objective"]["name"] == "mae"
+
+
+def test_without_a_command_there_is_help(tmp_path: Path) -> None:
+    done = maskbench(cwd=tmp_path)
+    lines = (done.out + done.err).splitlines()
+    assert done.code == 2 and lines[0].startswith("Usage: ") and len(lines) > len(COMMANDS)
 
 
 def test_help_is_quick_and_importing_is_light(tmp_path: Path) -> None:

@@ -56,8 +56,22 @@ def test_one_that_is_best_is_said_to_be() -> None:
 
 def test_few_seeds_claim_nothing() -> None:
     text = said(scored({"random": (0.5,), "gmml": (0.9,)}))
-    assert "gmml has the highest mean" in text and "n = 1 for some is too few to say which are best" in text
+    assert "gmml has the highest mean" in text and "; n = 1 is too few to say which are best" in text
     assert "Better" not in text and "separable" not in text
+    some = said([*scored({"random": (0.5, 0.6), "gmml": (0.9,), "random-init": (0.4,)})])
+    assert "n = 1 for some is too few" in some and "changes that by +50.0 points (n = 1)." in some
+
+
+def test_times_that_no_machine_repeats_are_not_told_apart() -> None:
+    def at(**rates: float) -> str:
+        records = [record(name) for name in rates]
+        for each, rate in zip(records, rates.values(), strict=True):
+            each.metrics["cost/images_per_s"] = rate
+        return said(records)
+
+    assert "Fastest is gmml, at 1000 images/s, with blur within a tenth of that" in at(gmml=1000, blur=920, random=500)
+    alone = at(gmml=1000, blur=890)
+    assert "Fastest is gmml, at 1000 images/s, 1.1 times as fast as blur." in alone and "tenth" not in alone
 
 
 def test_one_strategy_with_too_few_seeds_silences_no_other() -> None:

@@ -11,6 +11,7 @@ from maskbench.analysis.statistics import CONFIDENCE, ENOUGH
 
 RATE = "cost/images_per_s"
 NAMED = 6  # rows in a sentence
+FASTER = 1.1  # times; machines do not repeat their times more closely
 
 
 def findings(section: Section) -> list[str]:
@@ -41,7 +42,8 @@ def _best(rows: Sequence[Row], metric: str) -> str:
     lettered = [row for row in rows if "letters" in row]
     if not lettered:
         fewest = min(row["n"] for row in rows)
-        why = f"n = {fewest} for some is too few" if fewest < ENOUGH else "there are too many strategies"
+        few = f"n = {fewest}" + (" for some" if any(row["n"] > fewest for row in rows) else "")
+        why = f"{few} is too few" if fewest < ENOUGH else "there are too many strategies"
         return f"{first['label']} has the highest mean, {figure}; {why} to say which are best."
     said = ""
     if "letters" not in first:
@@ -84,9 +86,10 @@ def _controls(rows: Sequence[Row], best: Row, metric: str) -> list[str]:
     said = []
     if "random-init" in controls:
         gain = best[metric]["mean"] - controls["random-init"]
+        few = f" (n = {best['n']})" if best["n"] < ENOUGH else ""
         said.append(
             f"The same encoder untrained (random-init) reads {_percent(controls['random-init'])}: pre-training with "
-            f"{best['label']} changes that by {signed(gain)} points."
+            f"{best['label']} changes that by {signed(gain)} points{few}."
         )
     if "supervised" in controls:
         said.append(f"Trained on the labels instead, it reads {_percent(controls['supervised'])}.")
@@ -98,9 +101,11 @@ def _cost(rows: Sequence[Row], metric: str) -> list[str]:
     if len(points) < 2:
         return []
     fastest = max(points, key=lambda label: points[label][0])
+    alike = [label for label in points if label != fastest and FASTER * points[label][0] > points[fastest][0]]
     said = f"Fastest is {fastest}, at {points[fastest][0]:.0f} images/s"
+    said += f", with {_listed(alike)} within a tenth of that" if alike else ""
     best = rows[0]["label"]
-    if best in points and points[fastest][0] > 1.1 * points[best][0]:
+    if best in points and best not in (fastest, *alike):
         said += f", {points[fastest][0] / points[best][0]:.1f} times as fast as {best}"
     kept = front(points)
     if len(kept) > 1:

@@ -127,7 +127,10 @@ def run(
     if print_config:
         import yaml
 
-        print(yaml.safe_dump(first.model_dump(mode="json"), sort_keys=False) if together.first else "", end="")
+        from maskbench.suite import CONTROLS
+
+        shown = next((run for run in runs(None) if run.objective.name not in CONTROLS), first)
+        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False) if together.first else "", end="")
         return
     if download and together.local_rank == 0:  # the others wait where they meet
         wanted = [each.data for each in runs(None)]

@@ -72,7 +72,7 @@ const chart = (figure, curves) => {
   const [height, left, bottom, top, right] = [Math.min(340, 0.75 * width), 46, 40, 12, 12];
   const xs = [...new Set(curves.flatMap((curve) => curve.points.map((point) => point[0])))].sort((a, b) => a - b);
   const ys = curves.flatMap((curve) => curve.points.map((point) => point[1]));
-  const [low, high] = [Math.floor(Math.min(...ys)), Math.ceil(Math.max(...ys))];
+  const [low, high] = [Math.max(0, Math.floor(Math.min(...ys) - 0.5)), Math.min(100, Math.ceil(Math.max(...ys) + 0.5))];
   const x = (value) => left + ((width - left - right) * value) / xs[xs.length - 1];
   const y = (value) => height - bottom - ((height - bottom - top) * (value - low)) / Math.max(high - low, 1);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application",
@@ -90,6 +90,8 @@ const chart = (figure, curves) => {
   curves.forEach((curve) => {
     const points = curve.points.map((point) => `${x(point[0])},${y(point[1])}`).join(" ");
     svg.append(shape("polyline", { points, fill: "none", stroke: curve.color, "stroke-width": 2 }));
+    const dot = { r: 3, fill: curve.color };
+    if (xs.length <= 20) curve.points.forEach((point) => svg.append(shape("circle", { cx: x(point[0]), cy: y(point[1]), ...dot })));
   });
   const cursor = shape("line", { y1: top, y2: height - bottom, class: "cursor" });
   svg.append(cursor);
