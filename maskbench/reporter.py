@@ -67,9 +67,10 @@ class Terminal(Reporter):
             train.epochs,
         )
         if steps:
+            peak = "" if train.warmup_epochs < train.epochs else ", reached at the end: all of it is warm-up"
             self.note(
                 f"{planned.run_id}: {train.epochs} epochs x {len(splits.train):,} images, {steps} steps of "
-                f"{train.batch_size}, peak lr {planned.config.lr:g}, {planned.config.system.device} "
+                f"{train.batch_size}, peak lr {planned.config.lr:g}{peak}, {planned.config.system.device} "
                 f"{planned.config.system.precision}"
             )
         else:

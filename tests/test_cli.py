@@ -143,6 +143,13 @@ def test_show(tmp_path: Path) -> None:
     assert (tmp_path / "masks.png").stat().st_size > 10_000
 
 
+def test_a_warm_up_as_long_as_the_training_is_said(results: tuple[Path, Done], tmp_path: Path) -> None:
+    said = "peak lr 0.0002, reached at the end: all of it is warm-up, cpu"
+    done = maskbench("run", *SMALL, "--warmup-epochs", "1", "--lr", "0.0002", cwd=tmp_path)
+    assert done.code == 0 and said in done.err
+    assert "warm-up" not in results[1].err
+
+
 @pytest.mark.parametrize("kind", ["strategies", "objectives", "probes", "datasets", "presets", "suites"])
 def test_list(kind: str, tmp_path: Path) -> None:
     shown, machine = maskbench("list", kind, cwd=tmp_path), maskbench("list", kind, "--json", cwd=tmp_path)

@@ -33,9 +33,9 @@ ALT = {
     "differences": "Paired differences from the baseline with intervals",
     "accuracy-against-ratio": "Accuracy against the share that is hidden",
     "diagnostics": "What the masks look like against accuracy",
-    "learning-curves": "Online accuracy by epoch",
-    "learning-curves-time": "Online accuracy by seconds of training",
-    "learning-curves-flops": "Online accuracy by computation",
+    "learning-curves": "Online k-NN accuracy on validation images by epoch",
+    "learning-curves-time": "Online k-NN accuracy on validation images by seconds of training",
+    "learning-curves-flops": "Online k-NN accuracy on validation images by computation",
     "data-sets": "Accuracy of every strategy on every data set",
 }
 # What is said for each run, or nowhere.
