@@ -24,6 +24,7 @@ from maskbench.view import View, realised_ratio
 DRAWS = 1_000  # of images, for coverage and ratio
 PICTURED = 6
 MOST = 6  # values of a parameter
+SHARES = (0.15, 0.3, 0.5, 0.75, 0.9)
 PROGRESS = (0.0, 0.25, 0.5, 0.75, 1.0)
 WIDTH, ROW, LINE = 7.5, 1.25, 0.16  # inches
 LEFT = 0.13  # of the width, for what the rows are
@@ -143,7 +144,8 @@ def _telling(name: str, before: np.ndarray, seen: dict[str, np.ndarray]) -> Iter
 
 
 def alternatives(strategy: Strategy, name: str) -> list[Any]:
-    """Values worth seeing of a parameter, its own among them, in order; none where there is neither order nor list."""
+    """Values worth seeing of a parameter, its own among them, in order; none where there is neither order nor list.
+    Of a range its own comes first, before what is no range."""
     value, hint = strategy.parameters[name], get_type_hints(type(strategy)).get(name)
     if get_origin(hint) is Literal:
         return list(get_args(hint))
@@ -152,7 +154,9 @@ def alternatives(strategy: Strategy, name: str) -> list[Any]:
     if isinstance(value, int):
         return sorted({max(value // 2, 1), value, 2 * value, 4 * value})
     if isinstance(value, float) and 0 <= value <= 1:
-        return sorted({value, *(share for share in (0.15, 0.3, 0.5, 0.75, 0.9) if abs(share - value) > 0.06)})
+        return sorted({value, *(share for share in SHARES if abs(share - value) > 0.06)})
+    if isinstance(value, list) and len(value) == 2 and all(0 <= share <= 1 for share in value):
+        return [value, *SHARES]  # drawn from a range, or the same for all
     return sorted({value / 2, value, 2 * value, 4 * value}) if isinstance(value, float) else []
 
 
@@ -162,4 +166,6 @@ def _seen(view: View, found: Specimen) -> np.ndarray:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_text, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

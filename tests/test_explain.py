@@ -26,6 +26,7 @@ def test_values_worth_seeing_have_an_order_and_hold_the_strategys_own() -> None:
     assert alternatives(gmml, "exact") == [False, True]
     assert alternatives(block, "ratio") == [0.15, 0.3, 0.4, 0.5, 0.75, 0.9]
     assert alternatives(block, "smallest") == [8, 16, 32, 64]
+    assert alternatives(gmml, "ratio") == [[0.5, 0.75], 0.15, 0.3, 0.5, 0.75, 0.9]
 
 
 def test_what_changes_nothing_is_left_out_and_the_own_value_is_marked() -> None:
@@ -37,6 +38,9 @@ def test_what_changes_nothing_is_left_out_and_the_own_value_is_marked() -> None:
     hidden = [np.isclose(picture, 0.82).all(-1).mean() for _, picture in changes["ratio"]]
     assert hidden == pytest.approx([0.15, 0.3, 0.5, 0.75, 0.9], abs=1 / 64 + 1e-9)
     assert "in the course of training" not in changes
+    ranged = create_strategy("gmml")
+    titles = [title for title, _ in dict(_changes(ranged, found.view(ranged), found, 0))["ratio"]]
+    assert titles == ["0.5 to 0.75 (as above)", "0.15", "0.3", "0.5", "0.75", "0.9"]
     later = create_strategy("hard-patches")
     assert "in the course of training" in dict(_changes(later, found.view(later), found, 0))
 
