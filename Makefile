@@ -16,18 +16,19 @@ test-integration: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m integration
 
 chaos: $(VENV)/.installed-test  # half an hour and more; what it found is in docs/reliability.md
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.helpers.chaos
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 docs: $(VENV)/.installed  # docs/strategies.md and the gallery; timings come from `maskbench bench strategies --json`
-	$(BIN)/python -m maskbench.handbook
+	$(BIN)/python -m maskbench.catalog.markdown
 	$(BIN)/maskbench show --all --dataset $(CLOTHING) --img-size 224 --patch-size 16 --output docs/gallery.webp
 
 clean:

@@ -8,7 +8,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.bench.step import time_step
-from maskbench.config import merge, parse, preset
+from maskbench.config.schema import merge, parse, preset
 from maskbench.errors import UsageError
 from maskbench.strategy import REGISTRY
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from maskbench.record import read_record
-from tests.suites import finished, own_token, suite
+from tests.helpers.suites import finished, own_token, suite
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray here")
 

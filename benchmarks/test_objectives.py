@@ -8,10 +8,10 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from maskbench.config import merge, parse, preset
-from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import outcome_of, update
-from maskbench.timing import Stopwatch
+from maskbench.config.schema import merge, parse, preset
+from maskbench.runs.plan import build, load_splits, plan
+from maskbench.runtime.stopwatch import Stopwatch
+from maskbench.training.loop import outcome_of, update
 
 BATCH = 128
 ROUNDS = 15

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from benchmarks.plain import PlainMae, loader
 from maskbench.bench.step import StepBench, noisy
-from maskbench.config import merge, parse, preset
-from maskbench.contrived import batch_for
-from maskbench.grid import Grid
-from maskbench.plan import build, plan
-from maskbench.record import cpu_flags
+from maskbench.config.schema import merge, parse, preset
+from maskbench.core.grid import Grid
+from maskbench.runs.plan import build, plan
+from maskbench.runtime.cpu import cpu_flags
 from maskbench.strategy import REGISTRY
+from maskbench.testing.synthetic_batch import batch_for
 
 BATCH, ROUNDS, STEPS = 256, 7, 4  # of a round, as many as the loader's workers have ready at most
 WORKERS = 2

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from maskbench.config import merge, parse, preset
-from maskbench.plan import build, load_splits, plan
-from maskbench.pretrain import pretrain
-from maskbench.timing import Stopwatch
+from maskbench.config.schema import merge, parse, preset
+from maskbench.runs.plan import build, load_splits, plan
+from maskbench.runtime.stopwatch import Stopwatch
+from maskbench.training.loop import pretrain
 
 STEPS = 8
 

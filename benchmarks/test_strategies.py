@@ -6,9 +6,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from maskbench.contrived import batch_for
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
+from maskbench.testing.synthetic_batch import batch_for
 
 GRIDS = {"224/16": Grid(14, 14, 16), "32/4": Grid(8, 8, 4)}
 

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from maskbench import data
-from maskbench.cores import cores
-from maskbench.data.ahead import ahead, decoders
-from maskbench.data.encoded import REDUCING_GAP
-from maskbench.data.stream import Streamed
+from maskbench.data.encoded_images import REDUCING_GAP
+from maskbench.data.prefetch import ahead, decoders
+from maskbench.data.streaming import Streamed
+from maskbench.runtime.cpu import cores
 
 ASKED = 0.95
 ROUNDS = 9

@@ -6,24 +6,24 @@ Importing it is cheap: torch and everything else heavy is imported when a public
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from maskbench._version import __version__
 
 if TYPE_CHECKING:
     from maskbench.analysis.results import load_results as load_results
-    from maskbench.library import create_strategy as create_strategy
-    from maskbench.library import degrade as degrade
-    from maskbench.library import list_strategies as list_strategies
-    from maskbench.library import load_encoder as load_encoder
-    from maskbench.library import run as run
+    from maskbench.api import create_strategy as create_strategy
+    from maskbench.api import list_strategies as list_strategies
+    from maskbench.api import load_encoder as load_encoder
+    from maskbench.api import run as run
     from maskbench.strategy import register as register
+    from maskbench.training.degrade import degrade as degrade
 
 _PUBLIC = {
-    "create_strategy": "maskbench.library",
-    "degrade": "maskbench.library",
-    "list_strategies": "maskbench.library",
-    "load_encoder": "maskbench.library",
+    "create_strategy": "maskbench.api",
+    "degrade": "maskbench.training.degrade",
+    "list_strategies": "maskbench.api",
+    "load_encoder": "maskbench.api",
     "load_results": "maskbench.analysis.results",
-    "run": "maskbench.library",
+    "run": "maskbench.api",
     "register": "maskbench.strategy",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -1,6 +1,6 @@
 """python -m maskbench"""
 
-from maskbench.cli import main
+from maskbench.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,39 +6,17 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from maskbench.component import Component
-from maskbench.data.colour import Colours
-from maskbench.grid import Grid
-from maskbench.outcome import Outcome
-from maskbench.registry import Registry
-from maskbench.view import View
-from maskbench.vit import Encoder
+from maskbench.core.component import Component
+from maskbench.core.examples import Examples
+from maskbench.core.grid import Grid
+from maskbench.core.registry import Registry
+from maskbench.core.step_output import Outcome
+from maskbench.data.color_jitter import Colours
+from maskbench.models.encoder import Encoder
 
 __all__ = ["Examples", "Head", "LearnsFrom", "Objective", "Outcome", "Recipe", "register"]
 
 LearnsFrom = Literal["tokens", "pixels", "crops"]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a step gives an objective.
-
-    views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
-    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. last: False where other
-    parts of the same batch follow before the step is made.
-    """
-
-    views: tuple[View, ...]
-    clean: tuple[Tensor, ...]
-    labels: Tensor
-    local: tuple[Tensor, ...] = ()
-    last: bool = True
-
-    @property
-    def view(self) -> View:
-        """The only one."""
-        (view,) = self.views
-        return view
 
 
 @dataclass(frozen=True)
@@ -87,9 +65,9 @@ class Objective(Component, ABC):
     """A pre-training objective. Fields are its parameters.
 
     control: a row that makes others readable, with no strategy. trains: False where the encoder stays as it is.
-    What decides which strategies fit (maskbench.fit): learns_from: the least that it needs, hidden tokens ("tokens"),
-    those or degraded pixels ("pixels"), or several crops of an image, which may be clean ("crops"); paints: it predicts
-    pixels, so it honours a view's terms and measures each patch's loss.
+    What decides which strategies fit (maskbench.objectives.compatibility): learns_from: the least that it needs,
+    hidden tokens ("tokens"), those or degraded pixels ("pixels"), or several crops of an image, which may be
+    clean ("crops"); paints: it predicts pixels, so it honours a view's terms and measures each patch's loss.
     couples: its loss compares the images of a batch with each other, so it is not the mean of the losses of parts.
     """
 

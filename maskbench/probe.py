@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskbench import distributed
-from maskbench.component import Component
-from maskbench.config import System
+from maskbench.config.schema import System
+from maskbench.core.component import Component
+from maskbench.core.registry import Registry
 from maskbench.data.augment import central_boxes, resample
 from maskbench.data.splits import Split, Splits
-from maskbench.registry import Registry
-from maskbench.system import autocast
-from maskbench.vit import Encoder
+from maskbench.models.encoder import Encoder
+from maskbench.runtime import distributed
+from maskbench.runtime.hardware import autocast
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,17 @@
 """What is kept of a run: one JSON file with everything that a table, a plot or a doubter needs."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from maskbench.storage import write_atomically
+from maskbench.runtime.atomic_files import write_atomically
 
 SCHEMA_VERSION = 1
+VALIDATION = "validation/"  # prefix of the metrics of a tuning trial, which never sees test
 EXTERNAL = "external"  # the objective of encoders from elsewhere
-PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
 
 
 class RunRecord(BaseModel):
@@ -75,65 +71,3 @@ def record_paths(folder: Path) -> Iterator[Path]:
     if (folder / "record.json").exists():
         yield folder / "record.json"
     yield from sorted((folder / "runs").glob("*/record.json"))
-
-
-def environment(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Versions, source revision and machine, beside the `resolved` device, precision and so on."""
-    import torch
-
-    from maskbench import distributed
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    gpu = torch.cuda.get_device_name(resolved["device"]) if resolved["device"].startswith("cuda") else None
-    return {
-        **resolved,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-        "git": _git_revision(),
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world(),
-        "gpu": gpu,
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags such as amx_bf16 and avx512_bf16, as Linux names them, and the vendor, e.g. AuthenticAMD;
-    empty elsewhere."""
-    told = {name.strip(): value for name, _, value in (line.partition(":") for line in _cpuinfo())}
-    return frozenset((told.get("vendor_id", "") + " " + told.get("flags", "")).split())
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _git_revision() -> str | None:
-    """The commit of maskbench's own checkout, with + where it has changes; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return shown.stdout.strip()

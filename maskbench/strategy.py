@@ -20,13 +20,13 @@ from typing import Annotated, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from maskbench.component import Component
-from maskbench.context import Context, Scope
+from maskbench.core.component import Component
+from maskbench.core.context import Context, Scope
+from maskbench.core.grid import Grid, hide, membership
+from maskbench.core.registry import Registry
+from maskbench.core.step_output import Outcome
+from maskbench.core.view import Term, View
 from maskbench.errors import UsageError
-from maskbench.grid import Grid, hide, membership
-from maskbench.outcome import Outcome
-from maskbench.registry import Registry
-from maskbench.view import Term, View
 
 __all__ = [
     "Context",
@@ -70,7 +70,7 @@ class Strategy(Component, ABC):
     """A way of hiding or degrading images. Fields are its parameters; the docstring says what is hidden and why,
     names the paper, and states every deviation from the reference.
 
-    needs: the signals read from the context (maskbench.context.SIGNALS).
+    needs: the signals read from the context (maskbench.core.context.SIGNALS).
     source_scale: > 1 where a wider crop is needed; `context.source` then extends the images by
         round(side * (source_scale - 1) / 2) pixels on each side.
     learns_from_patch_loss: True where `loss` reads each patch's loss of the outcome, so that the objective must paint.

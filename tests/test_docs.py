@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskbench.analysis import figures, tables
+from maskbench.analysis import figures, write_tables
 from maskbench.analysis.results import read_results
-from maskbench.contrived import batch_for
 from maskbench.probe import REGISTRY as PROBES
 from maskbench.strategy import REGISTRY
-from tests.test_cli import afresh, maskbench
+from maskbench.testing.synthetic_batch import batch_for
+from tests.cli.test_main import afresh, maskbench
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_the_objective_shown_works_as_printed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
 def test_committed_tables_are_regenerated_byte_for_byte(folder: Path, tmp_path: Path) -> None:
-    tables.write_tables(read_results(folder), tmp_path)
+    write_tables.write_tables(read_results(folder), tmp_path)
     stored = sorted((folder / "tables").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in stored]
     for path in stored:
@@ -103,15 +103,15 @@ def test_readme_commands_parse(tmp_path: Path) -> None:
 
 
 def test_strategies_page_is_what_the_code_says() -> None:
-    from maskbench import catalogue, handbook
+    from maskbench.catalog import listing, markdown
 
-    entries, _ = catalogue.KINDS["strategies"]()
-    catalogue.with_diagnostics(entries)
-    timings = json.loads((ROOT / handbook.TIMINGS).read_text())
-    made, stored = handbook.page(entries, timings), (ROOT / handbook.PAGE).read_text()
+    entries, _ = listing.KINDS["strategies"]()
+    listing.with_diagnostics(entries)
+    timings = json.loads((ROOT / markdown.TIMINGS).read_text())
+    made, stored = markdown.page(entries, timings), (ROOT / markdown.PAGE).read_text()
     # Masks that follow an encoder as initialised may differ in a last digit between processors.
     digits = re.compile(r" *\b\d+\.\d\d\b *|-{3,}:?")
-    assert digits.sub("#", made) == digits.sub("#", stored), "run `python -m maskbench.handbook`"
+    assert digits.sub("#", made) == digits.sub("#", stored), "run `python -m maskbench.catalog.markdown`"
 
 
 @pytest.mark.usefixtures("own_registry")

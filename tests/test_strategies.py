@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from maskbench.contrived import WIDTH, batch_for
+from maskbench.core.grid import Grid
+from maskbench.core.view import realised_ratio
 from maskbench.errors import UsageError
-from maskbench.grid import Grid
+from maskbench.models.encoder import build_encoder
 from maskbench.objective import Examples
 from maskbench.objectives.mae import Mae
 from maskbench.strategy import REGISTRY
-from maskbench.testing import check_strategy, regimes
-from maskbench.view import realised_ratio
-from maskbench.vit import build_encoder
+from maskbench.testing.conformance import check_strategy, regimes
+from maskbench.testing.synthetic_batch import WIDTH, batch_for
 
 NAMES = REGISTRY.names()
 PUBLISHED = {

@@ -1,1 +1,1 @@
-"""Records -> tables and plots: pure functions of what is stored, without torch."""
+"""From records to statistics, tables, figures and the report: pure functions, without torch."""

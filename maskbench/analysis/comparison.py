@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from maskbench.analysis import statistics
-from maskbench.analysis.formats import UNFINISHED
 from maskbench.analysis.results import group_of, is_control
+from maskbench.analysis.table_formats import UNFINISHED
 from maskbench.record import EXTERNAL, RunRecord
 
 METRICS = ("knn/top1/cls", "knn/top1/mean", "linear/top1/cls", "linear/top1/mean")

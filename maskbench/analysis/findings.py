@@ -6,8 +6,8 @@ from typing import Any
 
 from maskbench.analysis.comparison import heading
 from maskbench.analysis.figures.accuracy_against_cost import front
-from maskbench.analysis.formats import UNFINISHED, Row, Section, signed
 from maskbench.analysis.statistics import CONFIDENCE, ENOUGH
+from maskbench.analysis.table_formats import UNFINISHED, Row, Section, signed
 
 RATE = "cost/images_per_s"
 NAMED = 6  # rows in a sentence

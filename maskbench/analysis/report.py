@@ -13,18 +13,18 @@ import matplotlib
 import yaml
 from PIL import Image
 
-from maskbench import __version__
-from maskbench.analysis import across_data, catching_up, probes, test_sample, tuned
+from maskbench._version import __version__
+from maskbench.analysis import across_datasets, epochs_to_baseline, probe_table, test_set_uncertainty, tuning_table
 from maskbench.analysis.comparison import BASELINE, comparison, groups
 from maskbench.analysis.figures import drawn
 from maskbench.analysis.figures.learning_curves import ONLINE
 from maskbench.analysis.figures.style import RC, Looks, looks
 from maskbench.analysis.findings import findings
-from maskbench.analysis.formats import Columns, Section, of, spoken
 from maskbench.analysis.results import Results
-from maskbench.analysis.tables import columns_of
+from maskbench.analysis.table_formats import Columns, Section, of, spoken
+from maskbench.analysis.write_tables import columns_of
 from maskbench.record import RunRecord
-from maskbench.storage import write_atomically
+from maskbench.runtime.atomic_files import write_atomically
 
 GALLERY = 40  # pictures of masks at most
 PICTURE = 800  # pixels
@@ -55,11 +55,11 @@ def page(results: Results, baseline: str = BASELINE) -> str:
     pictures = _figures(results, baseline, len(sections))
     groups = [_group(results, section, look, pictures.get(number, [])) for number, section in enumerate(sections, 1)]
     others: list[tuple[list[Section], Columns]] = [
-        (across_data.sections(results, baseline), across_data.columns_of),
-        (catching_up.sections(results, baseline), catching_up.columns_of),
-        (test_sample.sections(results, baseline), test_sample.columns_of),
-        (tuned.sections(results), tuned.columns_of),
-        (probes.sections(results), probes.columns_of),
+        (across_datasets.sections(results, baseline), across_datasets.columns_of),
+        (epochs_to_baseline.sections(results, baseline), epochs_to_baseline.columns_of),
+        (test_set_uncertainty.sections(results, baseline), test_set_uncertainty.columns_of),
+        (tuning_table.sections(results), tuning_table.columns_of),
+        (probe_table.sections(results), probe_table.columns_of),
     ]
     script, style = _asset("report.js"), _asset("report.css")
     environment = jinja2.Environment(

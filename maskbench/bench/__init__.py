@@ -1,1 +1,1 @@
-"""What things cost: strategies alone, a training step with its phases, probes. On generated data."""
+"""What a step, a strategy and a probe cost."""

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from maskbench.record import cpu_name
+from maskbench.runtime.cpu import cpu_name
 
 SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices: large enough that nothing but arithmetic counts
 ROUNDS = 5

@@ -8,12 +8,12 @@ import torch
 from tabulate import tabulate
 
 from maskbench.bench.machine import described, wait
-from maskbench.config import RunConfig
+from maskbench.config.schema import RunConfig
 from maskbench.data import shapes
 from maskbench.data.splits import Splits, assemble
-from maskbench.plan import asked_about, build, load_splits, plan, preflight
 from maskbench.probe import Subject
-from maskbench.system import peak_memory_mib, reset_peak_memory, settle
+from maskbench.runs.plan import asked_about, build, load_splits, plan, preflight
+from maskbench.runtime.hardware import peak_memory_mib, reset_peak_memory, settle
 
 TEST_SHARE = 0.2
 

@@ -8,19 +8,20 @@ import torch
 from tabulate import tabulate
 
 from maskbench.bench.machine import described, matmul_peak, wait
-from maskbench.config import RunConfig
+from maskbench.config.schema import RunConfig
 from maskbench.data.splits import Images, Splits, assemble
 from maskbench.errors import UsageError
-from maskbench.flops import training_gflops_per_image
 from maskbench.objective import Examples
-from maskbench.parts import Part
-from maskbench.plan import Plan, build, load_splits, plan, preflight
-from maskbench.pretrain import outcome_of, shown_of, update
-from maskbench.schedule import steps_per_epoch
-from maskbench.state import State, followed
+from maskbench.runs.plan import Plan, build, load_splits, plan, preflight
+from maskbench.runtime.hardware import autocast, peak_memory_mib, reset_peak_memory, settle
+from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
-from maskbench.system import autocast, peak_memory_mib, reset_peak_memory, settle
-from maskbench.timing import Stopwatch
+from maskbench.training.flops import training_gflops_per_image
+from maskbench.training.loop import outcome_of, update
+from maskbench.training.microbatches import Part
+from maskbench.training.schedules import steps_per_epoch
+from maskbench.training.train_state import State, followed
+from maskbench.training.views import shown_of
 
 CLASSES = 10
 PROGRESS = 0.5

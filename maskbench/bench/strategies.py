@@ -10,11 +10,11 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from maskbench.contrived import batch_for
+from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
-from maskbench.grid import Grid
-from maskbench.record import cpu_name
+from maskbench.runtime.cpu import cpu_name
 from maskbench.strategy import REGISTRY, Strategy
+from maskbench.testing.synthetic_batch import batch_for
 
 GRIDS = {"224/16": Grid(14, 14, 16), "32/4": Grid(8, 8, 4)}
 BATCH = 256

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from maskbench.data import downloads, files, shapes, tars
+from maskbench.data import folders, shapes, torchvision, webdataset
 from maskbench.data.cache import Packed, cached
-from maskbench.data.encoded import Encoded
-from maskbench.data.pack import pack
+from maskbench.data.encoded_images import Encoded
+from maskbench.data.packing import pack
 from maskbench.data.splits import Split, Splits, assemble, stratified_order
-from maskbench.data.stream import Streamed
+from maskbench.data.streaming import Streamed
 from maskbench.errors import UsageError
 
 HUB = "hfds/"
@@ -82,12 +82,12 @@ class Source:
 
 
 def _source(dataset: str, data_dir: str | None) -> Source:
-    if dataset.startswith(downloads.PREFIX):
-        key = {"dataset": dataset, "root": str(downloads.folder(data_dir).resolve())}
-        name = dataset.removeprefix(downloads.PREFIX)
-        return Source(name, key, lambda flat: downloads.read(dataset, data_dir, flat))
-    if dataset.startswith(tars.PREFIX):
-        return _shards(Path(data_dir or "", dataset.removeprefix(tars.PREFIX)))
+    if dataset.startswith(torchvision.PREFIX):
+        key = {"dataset": dataset, "root": str(torchvision.folder(data_dir).resolve())}
+        name = dataset.removeprefix(torchvision.PREFIX)
+        return Source(name, key, lambda flat: torchvision.read(dataset, data_dir, flat))
+    if dataset.startswith(webdataset.PREFIX):
+        return _shards(Path(data_dir or "", dataset.removeprefix(webdataset.PREFIX)))
     if dataset.startswith(HUB):
         return _hub(dataset.removeprefix(HUB), data_dir)
     if "/" in dataset or Path(dataset).is_dir():
@@ -101,29 +101,31 @@ def _source(dataset: str, data_dir: str | None) -> Source:
 def _folder(root: Path) -> Source:
     if not root.is_dir():
         raise UsageError(f"no folder {root}: give a path that holds Parquet files or class folders of images")
-    found = files.listing(root)
+    found = folders.listing(root)
     if not found:
         raise UsageError(f"no Parquet files or images in {root}")
     key = {"root": str(root.resolve()), "files": found}
-    return Source(root.resolve().name, key, lambda flat: files.read(root, flat))
+    return Source(root.resolve().name, key, lambda flat: folders.read(root, flat))
 
 
 def _shards(root: Path) -> Source:
     if not root.is_dir():
         raise UsageError(f"no folder {root}: give wds/FOLDER, a folder of tar shards on this machine")
-    found = files.listing(root, {".tar", ".txt"})
+    found = folders.listing(root, {".tar", ".txt"})
     key = {"shards": str(root.resolve()), "files": found}
     name = root.resolve().name
-    return Source(name, key, lambda _: files.complete(root, *tars.read(root), tars.EXPECTED))
+    return Source(name, key, lambda _: folders.complete(root, *webdataset.read(root), webdataset.EXPECTED))
 
 
 def _hub(name: str, data_dir: str | None) -> Source:
-    from maskbench.data import hub  # not in processes that only decode, to which pyarrow is 50 MiB of nothing
+    from maskbench.data import huggingface  # not in processes that only decode, to which pyarrow is 50 MiB of nothing
 
-    parts = hub.opened(name, data_dir)
-    key = {"hub": name, "files": hub.listing(parts)}
+    parts = huggingface.opened(name, data_dir)
+    key = {"hub": name, "files": huggingface.listing(parts)}
     place = Path(HUB + name)
-    return Source(Path(name).name, key, lambda _: files.complete(place, *hub.read(name, parts), hub.EXPECTED))
+    return Source(
+        Path(name).name, key, lambda _: folders.complete(place, *huggingface.read(name, parts), huggingface.EXPECTED)
+    )
 
 
 def _shapes(size: tuple[int, int], channels: int) -> Packed:

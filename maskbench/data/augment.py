@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from maskbench.core.rng import Draws
 from maskbench.data.splits import Images
-from maskbench.draws import Draws
 
 ATTEMPTS = 10  # boxes drawn before the largest central one is taken, as in torchvision's RandomResizedCrop
 

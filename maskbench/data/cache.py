@@ -17,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from maskbench.data.encoded import Encoded
+from maskbench.data.encoded_images import Encoded
 from maskbench.data.splits import Images, Split
-from maskbench.data.stream import Streamed
-from maskbench.data.texts import Texts
+from maskbench.data.streaming import Streamed
+from maskbench.data.string_table import Texts
 from maskbench.errors import UsageError
-from maskbench.storage import sync
+from maskbench.runtime.atomic_files import sync
 
 STALE_S = 86_400.0  # age at which a half-written file is nobody's any more
 VERSION = 4  # of the packing: raise it when the same files would be packed differently

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskbench.data.colour import blurred
-from maskbench.draws import Draws, keys
+from maskbench.core.rng import Draws, keys
+from maskbench.data.color_jitter import blurred
 
 LEVELS = 256  # of a stored pixel
 

@@ -15,8 +15,7 @@ import pyarrow.parquet
 import torch
 from torch import Tensor
 
-from maskbench.data.encoded import Encoded, Flat
-from maskbench.data.files import labelled
+from maskbench.data.encoded_images import Encoded, Flat, labelled
 from maskbench.errors import UsageError
 
 PICTURES, LABELS = ("image", "img"), ("label", "labels", "fine_label")

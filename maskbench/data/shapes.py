@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from maskbench.core.rng import Draws, keys
 from maskbench.data.splits import Images
-from maskbench.draws import Draws, keys
 
 VERSION = 1
 CLASSES = ("disc", "triangle", "square", "cross", "ring", "star", "bar", "crescent", "trefoil", "half")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from maskbench.draws import Draws, keys
+from maskbench.core.rng import Draws, keys
 
 VALIDATION_SHARE = 0.1
 

@@ -11,15 +11,15 @@ from typing import TypeVar
 
 import torch
 
-from maskbench.config import RunConfig
-from maskbench.cores import cores
+from maskbench.config.schema import RunConfig
 from maskbench.errors import Failure
-from maskbench.executors.driver import Executor
-from maskbench.executors.work import Result, Terms, work
-from maskbench.interrupt import Interrupted
-from maskbench.plan import Plan
+from maskbench.executors.base import Executor
+from maskbench.executors.worker import Result, Terms, work
+from maskbench.runs.plan import Plan
+from maskbench.runtime.cpu import cores
+from maskbench.runtime.hardware import on_device
+from maskbench.runtime.interrupt import Interrupted
 from maskbench.strategy import REGISTRY
-from maskbench.system import on_device
 
 T = TypeVar("T")
 DIED = "its process died; the same command tries it again from its checkpoint"

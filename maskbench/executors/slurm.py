@@ -16,16 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from maskbench.config import RunConfig
+from maskbench.config.schema import RunConfig
 from maskbench.errors import Failure, UsageError
-from maskbench.executors.driver import Executor
-from maskbench.executors.work import Result, Share, Terms, work
-from maskbench.folder import writable
-from maskbench.interrupt import Interrupted
-from maskbench.plan import Plan
-from maskbench.published import Ticket
-from maskbench.queue import NAME, jobs_in_queue
-from maskbench.system import on_device
+from maskbench.executors.base import Executor
+from maskbench.executors.worker import Result, Share, Terms, work
+from maskbench.runs.artifacts import writable
+from maskbench.runs.live_status import Ticket
+from maskbench.runs.plan import Plan
+from maskbench.runtime.hardware import on_device
+from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.slurm_queue import NAME, jobs_in_queue
 
 TIME = "4:00:00"  # which most partitions allow; a run that needs longer saves and goes on with its next place in turn
 REQUEUES = 1_000  # of a run for which the time is too short

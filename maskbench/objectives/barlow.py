@@ -7,13 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench.distributed import BatchNorm1d, mean, standardised
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
+from maskbench.core.view import View
+from maskbench.models.batch_norm import BatchNorm1d, standardised
+from maskbench.models.encoder import Encoded, Encoder
 from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
-from maskbench.outcome import precise
-from maskbench.siamese import TwoCrops
-from maskbench.view import View
-from maskbench.vit import Encoded, Encoder
+from maskbench.objectives.two_crops import TwoCrops
+from maskbench.runtime.distributed import mean
 
 Width = Annotated[int, Field(ge=2)]
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
+from maskbench.models.encoder import Encoder
 from maskbench.objective import Examples, Head, Objective, Outcome, register
-from maskbench.outcome import precise
-from maskbench.vit import Encoder
 
 
 @register("random-init")

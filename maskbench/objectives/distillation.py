@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench import distributed
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
 from maskbench.errors import UsageError
-from maskbench.grid import Grid
+from maskbench.models.ema_teacher import Teacher
+from maskbench.models.encoder import Encoded, Encoder, raster_order
 from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
-from maskbench.outcome import precise
-from maskbench.siamese import TwoCrops
-from maskbench.teacher import Teacher
-from maskbench.vit import Encoded, Encoder, raster_order
+from maskbench.objectives.two_crops import TwoCrops
+from maskbench.runtime import distributed
 
 Positive = Annotated[float, Field(gt=0)]
 Scale = Annotated[float, Field(gt=0, le=1)]
@@ -80,7 +80,7 @@ class Dino(Distillation):
 
     Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.14294. With a
     strategy that hides or degrades, the student's full-size crops are so changed: AttMask's second setting (arXiv
-    2203.12719). Hidden tokens become mask tokens. No deviation known but for colours (maskbench.data.colour).
+    2203.12719). Hidden tokens become mask tokens. No deviation known but for colours (maskbench.data.color_jitter).
     """
 
 
@@ -92,8 +92,8 @@ class Ibot(Distillation):
     Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, arXiv 2111.07832; AttMask's first
     setting. The error over an image's hidden tokens is averaged, and then over images, those with nothing hidden
     counting as 0. `shared`: one projector for class token and patches, as published for ViT. Tokens that the strategy
-    throws away are left out of the student's sequence. Deviations: colours (maskbench.data.colour); the running mean
-    of patches is that of the hidden ones, which alone are projected, where the reference's is that of all.
+    throws away are left out of the student's sequence. Deviations: colours (maskbench.data.color_jitter); the running
+    mean of patches is that of the hidden ones, which alone are projected, where the reference's is that of all.
     """
 
     learns_from: ClassVar[LearnsFrom] = "tokens"
@@ -214,7 +214,7 @@ class DistillationHead(Head):
         losses, known = [], []
         for view, student, teacher in zip(given.views, seen, taught, strict=True):
             hidden = view.recovered
-            assert hidden is not None, "checked by maskbench.fit"
+            assert hidden is not None, "checked by maskbench.objectives.compatibility"
             even = view.length is not None and view.thrown is None and view.replaced is None
             places = _places(hidden, hidden.shape[1] - (view.length or 0) if even else None)
             with torch.no_grad():

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
-from maskbench.grid import Grid
+from maskbench.models.encoder import Encoder
 from maskbench.objective import Head, Objective, register
 from maskbench.objectives.controls import Untrained
-from maskbench.vit import Encoder
 
 
 @register("external")
@@ -15,8 +15,8 @@ from maskbench.vit import Encoder
 class External(Objective):
     """An encoder trained elsewhere, as it is; `maskbench probe` makes runs of it.
 
-    source: as for maskbench.foreign.read_encoder. label: what tables call it. digest: of its weights, which are what a
-    run is known by, wherever they lie.
+    source: as for maskbench.models.pretrained.read_encoder. label: what tables call it. digest: of its weights, which
+    are what a run is known by, wherever they lie.
     """
 
     source: str = ""
@@ -27,7 +27,7 @@ class External(Objective):
     trains: ClassVar[bool] = False
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
-        from maskbench.foreign import load_into, read_encoder
+        from maskbench.models.pretrained import load_into, read_encoder
 
         if not self.source:
             raise UsageError("objective external needs an encoder; use `maskbench probe ENCODER`")

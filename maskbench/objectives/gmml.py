@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
+from maskbench.core.view import View
+from maskbench.models.encoder import Encoder
 from maskbench.objective import Examples, Head, Objective, Outcome, Recipe, register
-from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
-from maskbench.view import View
-from maskbench.vit import Encoder
+from maskbench.objectives.pixel_loss import Error, Normalise, recovery_loss, refuse_flat
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

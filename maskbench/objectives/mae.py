@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
+from maskbench.core.view import View
+from maskbench.models.encoder import Encoder, sine_cosine, spread, transformer
 from maskbench.objective import Examples, Head, Objective, Outcome, register
-from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
-from maskbench.view import View
-from maskbench.vit import Encoder, sine_cosine, spread, transformer
+from maskbench.objectives.pixel_loss import Error, Normalise, recovery_loss, refuse_flat
 
 
 @register("mae")
@@ -78,7 +78,7 @@ class MaeHead(Head):
         prefix = self.embed(encoded.prefix)
         tokens = torch.cat([prefix, patches + self.positions.to(patches.dtype)], 1)
         if self.tell is not None:
-            assert view.condition is not None, "checked by maskbench.fit"
+            assert view.condition is not None, "checked by maskbench.objectives.compatibility"
             tokens = tokens + self.tell(waves(view.condition, tokens.shape[-1]))[:, None]
         bias = None
         if view.thrown is not None:

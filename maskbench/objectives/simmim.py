@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import precise
+from maskbench.models.encoder import Encoder
 from maskbench.objective import Examples, Head, Objective, Outcome, register
-from maskbench.outcome import precise
-from maskbench.recover import Error, Normalise, recovery_loss, refuse_flat
-from maskbench.vit import Encoder
+from maskbench.objectives.pixel_loss import Error, Normalise, recovery_loss, refuse_flat
 
 
 @register("simmim")

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench.crops import labelled_batches
+from maskbench.core.rng import seed_for
 from maskbench.data.splits import Split
-from maskbench.draws import seed_for
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, register
-from maskbench.schedule import scheduled, weight_decay_groups
-from maskbench.system import autocast
+from maskbench.runtime.hardware import autocast
+from maskbench.training.crops import labelled_batches
+from maskbench.training.schedules import scheduled, weight_decay_groups
 
 Share = Annotated[float, Field(gt=0, le=1)]
 

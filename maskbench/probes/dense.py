@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from maskbench.core.grid import Grid
 from maskbench.data.augment import central_boxes, object_shares
 from maskbench.data.splits import Split, Splits, stratified_order
-from maskbench.grid import Grid
+from maskbench.models.encoder import Encoder
 from maskbench.probe import Probe, ProbeResult, Subject, register
 from maskbench.probes.linear import Decays, Softmax
-from maskbench.vit import Encoder
 
 CHUNK = 100  # images whose classes are spread over pixels at a time: 11 classes at 224 x 224 take 211 MiB
 

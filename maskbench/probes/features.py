@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from maskbench.collapse import effective_rank
+from maskbench.core.rng import Draws, keys
 from maskbench.data.augment import central_boxes, object_shares, random_boxes, resample
 from maskbench.data.splits import Images, Split
-from maskbench.draws import Draws, keys
 from maskbench.probe import Probe, ProbeResult, Subject, register
+from maskbench.training.collapse import effective_rank
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -23,7 +23,8 @@ class FeatureStatistics(Probe):
     """How many dimensions the features use, how evenly they spread, how little they mind the crop, where they look.
 
     Over `images` of test, the same for all encoders; no label is read. rank: exp of the entropy of the singular values
-    of centred features (maskbench.collapse). On features of unit length, after Wang and Isola (arXiv 2005.10242):
+    of centred features (maskbench.training.collapse). On features of unit length, after Wang and Isola (arXiv
+    2005.10242):
     uniformity, the logarithm of the mean over pairs of exp(-2 |x - y|^2), lower is more even; alignment, the mean
     |x - y|^2 between two random crops (area `scale`, flips) of an image, lower is more alike, read beside uniformity:
     both are 0 in a collapsed encoder. attention-iou, where the model has a class token and the data know the object:

@@ -13,14 +13,14 @@ from pydantic import Field
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from maskbench.crops import labelled_batches
-from maskbench.data.mixing import mixed
+from maskbench.core.rng import seed_for
+from maskbench.data.mixup import mixed
 from maskbench.data.splits import Split
-from maskbench.draws import seed_for
+from maskbench.models.encoder import Encoder
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, extract, register
-from maskbench.schedule import decays, scheduled
-from maskbench.system import autocast
-from maskbench.vit import Encoder
+from maskbench.runtime.hardware import autocast
+from maskbench.training.crops import labelled_batches
+from maskbench.training.schedules import decays, scheduled
 
 Share = Annotated[float, Field(gt=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]

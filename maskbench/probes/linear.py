@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from maskbench.data.splits import Splits
+from maskbench.models.encoder import Encoder
 from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
-from maskbench.vit import Encoder
 
 Decays = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 

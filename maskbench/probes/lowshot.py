@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from maskbench.draws import Draws, keys
+from maskbench.core.rng import Draws, keys
 from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
 from maskbench.probes.linear import Decays, Softmax
 

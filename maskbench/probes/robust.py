@@ -9,14 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from maskbench.core.grid import Grid
+from maskbench.core.rng import Draws, keys
 from maskbench.data.augment import central_boxes, object_shares, resample
 from maskbench.data.corruptions import CORRUPTIONS, corrupted
 from maskbench.data.splits import Images
-from maskbench.draws import Draws, keys
-from maskbench.grid import Grid
+from maskbench.models.encoder import Encoder
 from maskbench.probe import Probe, ProbeResult, Read, Subject, accuracy, register
 from maskbench.probes.linear import Linear
-from maskbench.vit import Encoder
 
 CHUNK = 200  # images changed at a time: noise for 200 of 224 x 224 takes up to 1 GiB
 

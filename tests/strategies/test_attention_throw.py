@@ -9,10 +9,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.view import View
 from maskbench.strategy import REGISTRY
-from maskbench.view import View
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 WEIGHTS = (0.30, 0.05, 0.20, 0.10, 0.02, 0.15)  # of six patches; the rest of the attention is the CLS token's
 UNIFORM = (1.0,) * 6

@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 SMALL = Grid(3, 5, 1)  # few enough patches to compare whole masks
 

@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage, signal, stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 FRAMED = Grid(9, 9, 1)  # a kernel of 7 with one pixel around it
 OBLONG = Grid(6, 10, 4)

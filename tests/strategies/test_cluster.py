@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 PATCHES = Grid(14, 14, 4)
 SMALL = Grid(8, 8, 4)

@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 COLORS = ("red", "green", "blue", "purple")
 LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 2), (0, 3), (4, 0), (6, 0))  # rows down, columns right

@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 WIDE = Grid(11, 11, 4)  # 44 px: no kernel that reaches the middle one touches the border
 OBLONG = Grid(6, 10, 4)

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
-from tests.strategies.invariants import Lab, invariants_of, notices
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 LINE = Grid(1, 6, 1)
 OBLONG = Grid(6, 10, 4)

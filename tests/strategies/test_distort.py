@@ -6,10 +6,10 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 SMALL = Grid(8, 8, 1)
 OBLONG = Grid(6, 10, 4)

@@ -11,11 +11,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.context import Context
-from maskbench.grid import Grid
+from maskbench.core.context import Context
+from maskbench.core.grid import Grid
 from maskbench.strategies.evolved_parts import EvolvedParts
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 GRID, TINY = Grid(8, 8, 1), Grid(4, 4, 1)
 MANY = {"first": 40, "last": 40}  # so many clusters that each of a few different features gets one, but for 1e-8

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 PUBLISHED = Grid(14, 14, 16)
 OBLONG = Grid(6, 10, 4)

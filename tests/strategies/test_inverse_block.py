@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 
 def square(centre: int, rows: int, cols: int, reach: int) -> set[int]:

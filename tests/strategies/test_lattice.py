@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
-from maskbench.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 
 def outcomes(hidden: Tensor) -> Counter[bytes]:

@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
+from maskbench.core.view import View
 from maskbench.strategy import REGISTRY
-from maskbench.view import View
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 WIDE = Grid(8, 16, 1)  # the large block has several places in it
 Size = tuple[int, int]

@@ -11,11 +11,11 @@ import torch
 from scipy import ndimage, stats
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.core.view import View
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from maskbench.view import View
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 TINY = Grid(2, 2, 2)
 SQUARE = Grid(4, 4, 4)

@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import TOKENS, Lab, invariants_of, notices
+from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
 
 def cells(mask: Tensor, grid: Grid, unit: int) -> Tensor:

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from scipy import stats
 
-from maskbench.grid import Grid
-from tests.strategies.invariants import Lab, invariants_of, notices
+from maskbench.core.grid import Grid
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 
 @notices("flip")

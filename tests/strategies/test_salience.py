@@ -6,9 +6,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from maskbench.grid import Grid
+from maskbench.core.grid import Grid
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 SMALL = Grid(4, 4, 1)
 

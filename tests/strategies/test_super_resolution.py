@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.objectives.pixel_loss import recovery_loss
 from maskbench.strategy import REGISTRY
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 PUBLISHED = Grid(14, 14, 16)
 SQUARE = Grid(4, 4, 8)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.grid import Grid
-from maskbench.recover import Normalise, recovery_loss
+from maskbench.core.grid import Grid
+from maskbench.core.view import View
+from maskbench.objectives.pixel_loss import Normalise, recovery_loss
 from maskbench.strategy import REGISTRY
-from maskbench.view import View
-from tests.strategies.invariants import Lab, invariants_of, notices
+from tests.helpers.invariants import Lab, invariants_of, notices
 
 PUBLISHED = Grid(14, 14, 16)
 OBLONG = Grid(6, 10, 16)

@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.across_data import by_data
+from maskbench.analysis.across_datasets import by_data
 from maskbench.analysis.comparison import BASELINE, PRIMARY, groups
 from maskbench.analysis.figures import (
     accuracy_against_cost,
@@ -23,7 +23,7 @@ from maskbench.analysis.figures import (
 from maskbench.analysis.figures.style import RC, Looks, looks
 from maskbench.analysis.results import Results
 from maskbench.record import RunRecord
-from maskbench.storage import write_atomically
+from maskbench.runtime.atomic_files import write_atomically
 
 NAMES = (
     "accuracy-against-cost",

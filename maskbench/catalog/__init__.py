@@ -1,0 +1,1 @@
+"""What `list`, `show` and the strategy pages say: descriptions and pictures of every component."""

@@ -1,0 +1,99 @@
+"""The command line: parsing only. Data goes to stdout, everything else to stderr; exit 0, 1 failed run, 2 usage."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from maskbench._version import __version__
+from maskbench.cli import bench, encoders, plan, rerun, results, run, status, strategies
+from maskbench.errors import Failure, Told, UsageError
+from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.launcher import launched
+
+app = typer.Typer(
+    name="maskbench",
+    help="Compare ways of hiding or degrading images for pre-training vision transformers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+INTERRUPTED = 130  # a shell's code for Ctrl-C
+
+
+def main() -> None:
+    """Run the command line; mistakes are one line on stderr."""
+    warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+    usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
+    code: Any
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = _say(str(error), 2)
+    except usage_error as error:
+        message = error.format_message()
+        code = 2
+        if "NoArgsIsHelp" in type(error).__name__:
+            print(message, file=sys.stderr)
+        elif message:
+            _say(message, 2)
+    except Told:
+        code = 1
+    except Failure as error:
+        code = _say(str(error), 1)
+    except Interrupted as interruption:
+        sys.exit(_say(str(interruption), 128 + interruption.signal))
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which is also what some versions of typer return for Ctrl-C
+        _say("interrupted", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: str) -> None:
+    if launched().first:
+        print(f"maskbench: {message}", file=sys.stderr)
+
+
+def _say(message: str, code: int) -> int:
+    """One line. Of several processes that find the same mistake, one on each machine tells it; a failure is told by the
+    process that it met."""
+    if code != 1 and launched().local_rank:
+        return code
+    with suppress(OSError):  # nobody may be left to read it
+        print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "rerun": rerun.rerun,
+    "status": status.status,
+    "table": results.table,
+    "plot": results.plot,
+    "report": results.report,
+    "compare": results.compare,
+    "probe": encoders.probe,
+    "export": encoders.export,
+    "list": strategies.list_,
+    "show": strategies.show,
+    "check": strategies.check,
+    "new": strategies.new,
+    "bench": bench.bench,
+    "plan": plan.plan,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)

@@ -1,0 +1,37 @@
+"""`maskbench status`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from maskbench.runs.status import Status
+
+
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of runs.")] = False,
+) -> None:
+    """Say which runs are queued, running, interrupted, done or failed; from any machine that sees the folder."""
+    from tabulate import tabulate
+
+    from maskbench.runs.status import STATES, statuses, summary
+
+    found = statuses(folder)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=1))
+        return
+    ordered = sorted(found, key=lambda each: STATES.index(each.state))
+    if found:
+        headers = ["run", "state", "trained", "minutes left", "where", ""]
+        print(tabulate([_row(each) for each in ordered], headers, disable_numparse=True), end="\n\n")
+    print(summary(found))
+
+
+def _row(each: "Status") -> list[Any]:
+    share = f"{each.step / each.steps:.0%}" if each.step is not None and each.steps else ""
+    left = "" if each.left_s is None else f"{each.left_s / 60:.1f}"
+    return [each.run_id, each.state, share, left, each.where, each.note]

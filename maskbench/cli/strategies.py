@@ -1,0 +1,122 @@
+"""`maskbench list`, `show`, `check` and `new`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskbench.cli.options import Plugins, Regime, load_plugins, writing
+from maskbench.errors import UsageError, unknown
+
+
+def list_(
+    kind: Annotated[
+        str, typer.Argument(help="strategies, objectives, probes, datasets, presets, suites or pairs.")
+    ] = "strategies",
+    plugin: Plugins = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what there is. Plugins that fail to import are named on stderr and disturb nothing."""
+    from maskbench.catalog import listing
+
+    load_plugins(plugin)
+    if kind not in listing.KINDS:
+        raise unknown("kind", kind, listing.KINDS)
+    entries, broken = listing.KINDS[kind]()
+    if as_json:
+        if kind == "strategies":
+            listing.with_diagnostics(entries)
+        print(json.dumps(entries, indent=1))
+    elif kind == "pairs":
+        print(listing.matrix(entries))
+    else:
+        width = max(len(entry["name"]) for entry in entries)
+        for entry in entries:
+            marked = "(experimental) " if entry.get("experimental") else ""
+            print(f"{entry['name']:{width}}  {marked}{entry['summary']}")
+    for module, reason in broken.items():
+        print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
+
+
+def show(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Strategies, as for run --strategy.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every strategy, what the encoder sees alone.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="One strategy on a page, with what its parameters do.")
+    ] = False,
+    dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
+    img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
+    patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    regime: Annotated[Regime, typer.Option()] = Regime.paper,
+    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    plugin: Plugins = None,
+    images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
+    output: Annotated[Path, typer.Option(help="File to write, .png, .jpg or .webp.")] = Path("masks.png"),
+) -> None:
+    """Draw strategies on the same images: what the encoder sees and what must be recovered."""
+    from maskbench.catalog.gallery import draw
+    from maskbench.config.schema import parse_specs
+
+    load_plugins(plugin)
+    if every == bool(names):
+        raise UsageError("name strategies to show, e.g. `maskbench show random gmml`, or give --all, not both")
+    if every:
+        from maskbench.api import list_strategies
+
+        names = [name for name in list_strategies() if name != "none"]
+    specs = [spec for name in names or [] for spec in parse_specs(name)]
+    matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
+    if explain:
+        from maskbench.catalog import page as page
+
+        if len(specs) != 1:
+            raise UsageError("name one strategy to explain, e.g. `maskbench show gmml --explain`")
+        places = specs[0], output, dataset, img_size, patch_size, matched, seed
+        writing(output.parent, lambda: page.explain(*places))
+        print(output)
+        return
+    writing(output.parent, lambda: draw(specs, output, dataset, img_size, patch_size, matched, seed, images, every))
+    print(output)
+
+
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A strategy, NAME[:key=value...], or a plugin.")],
+    plugin: Plugins = None,
+) -> None:
+    """Test whether strategies keep the contract; exit 1 where one does not."""
+    from maskbench.api import create_strategy
+    from maskbench.config.schema import parse_specs
+    from maskbench.testing import check_strategy
+
+    load_plugins(plugin)
+    if name.endswith(".py") or "/" in name:
+        strategies = [create_strategy(found) for found in load_plugins([name])]
+        if not strategies:
+            raise UsageError(f"{name} registers no strategy; decorate a class with @register")
+    else:
+        strategies = [create_strategy(spec["name"], **spec["parameters"]) for spec in parse_specs(name)]
+    reports = [check_strategy(strategy) for strategy in strategies]
+    print("\n\n".join(map(str, reports)))
+    if not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Of the strategy, e.g. my-mask.")],
+    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(),
+) -> None:
+    """Write a strategy that works, and its test, to start from."""
+    from maskbench.cli.scaffold import scaffold
+
+    strategy, test = writing(folder, lambda: scaffold(name, folder))
+    print(f"{strategy}\n{test}")
+    print(
+        f"next: maskbench check {strategy}; maskbench show {name} --plugin {strategy}; "
+        f"maskbench run --plugin {strategy} --strategy random,{name}",
+        file=sys.stderr,
+    )

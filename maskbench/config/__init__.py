@@ -1,0 +1,1 @@
+"""Settings: their schema, the presets and suites that ship."""

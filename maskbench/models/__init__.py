@@ -1,0 +1,1 @@
+"""The encoder: timm's vision transformers over any tokens, the EMA teacher, weights from elsewhere."""

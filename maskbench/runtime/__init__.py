@@ -1,0 +1,1 @@
+"""The machine: hardware, threads, clocks, atomic files, signals, processes of one run."""

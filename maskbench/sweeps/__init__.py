@@ -1,0 +1,1 @@
+"""Many runs: grids, tuning, budgets, time estimates, capacity plans."""

@@ -1,0 +1,79 @@
+"""Two sets of results against each other."""
+
+import json
+from pathlib import Path
+
+import pytest
+import scipy.stats
+
+from maskbench.analysis.results_diff import compared
+from maskbench.errors import UsageError
+from maskbench.record import RunRecord
+from tests.analysis.test_tables import store
+from tests.cli.test_main import maskbench
+from tests.helpers.records import record
+
+BEFORE = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.47), "blur": (0.3, 0.31, 0.32)}
+
+
+def runs(accuracies: dict[str, tuple[float, ...]]) -> list[RunRecord]:
+    return [record(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
+
+
+def test_what_changed_beyond_noise(tmp_path: Path) -> None:
+    after = {"random": (0.50, 0.52, 0.57), "gmml": (0.45, 0.481, 0.52), "noise": (0.1, 0.2, 0.3)}
+    folders = [store(tmp_path / name, *runs(values)) for name, values in (("a", BEFORE), ("b", after))]
+    rows = {(row["strategy"], row["metric"]): row for row in compared(*folders)}
+    assert rows["random", "knn/top1/cls"]["verdict"] == "the same to the last digit"
+    gmml = rows["gmml", "linear/top1/mean"]
+    expected = scipy.stats.ttest_rel(after["gmml"], BEFORE["gmml"])
+    interval = expected.confidence_interval()
+    assert (gmml["low"], gmml["high"]) == pytest.approx((interval.low, interval.high))
+    tests = sum(row["verdict"].startswith(("changed", "not beyond")) for row in rows.values())
+    assert gmml["verdict"].startswith("changed (p = ")
+    assert rows["blur", None]["verdict"] == "only in the first"
+    assert rows["noise", None]["verdict"] == "only in the second"
+    p = min(1, expected.pvalue * (8 if tests == 8 else 4))  # gmml in four metrics, random is the same
+    assert gmml["verdict"] == f"changed (p = {p:.2g})"
+
+
+def test_two_seeds_are_not_judged(tmp_path: Path) -> None:
+    folders = [
+        store(tmp_path / name, *runs({"gmml": values})) for name, values in (("a", (0.1, 0.2)), ("b", (0.8, 0.9)))
+    ]
+    assert {row["verdict"] for row in compared(*folders)} == {"differs; 2 seeds in common are too few to judge"}
+
+
+def test_a_papers_table_against_ours(tmp_path: Path) -> None:
+    ours = store(tmp_path / "ours", *runs(BEFORE))
+    paper = tmp_path / "paper.csv"
+    paper.write_text("strategy,linear/top1/mean\nrandom,54.0\ngmml,60.1\nattmask-high,50\n")
+    done = maskbench("compare", str(paper), str(ours), "--json", cwd=tmp_path)
+    verdicts = {row["strategy"]: row["verdict"] for row in json.loads(done.out)}
+    assert verdicts == {
+        "random": "within our interval",
+        "gmml": "outside our interval",
+        "attmask-high": "only in the paper",
+    }
+    text = maskbench("compare", str(paper), str(ours), cwd=tmp_path).out
+    assert "| gmml" in text and "60.10" in text and "outside our interval" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a,b\n1,2\n", "needs a column strategy"), ("strategy,knn/top1/cls\nx,good\n", "no numbers"), ("", "cannot read")],
+)
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "paper.csv").write_text(content)
+    store(tmp_path / "ours", *runs(BEFORE))
+    done = maskbench("compare", "paper.csv", "ours", cwd=tmp_path)
+    assert done.code == 2 and message in done.err and "Traceback" not in done.err
+
+
+def test_nothing_in_common_is_said(tmp_path: Path) -> None:
+    folders = [
+        store(tmp_path / "a", record("random")),
+        store(tmp_path / "b", record("random", settings={"train.epochs": 99})),
+    ]
+    with pytest.raises(UsageError, match="no strategy in common"):
+        compared(*folders)

@@ -1,0 +1,162 @@
+"""Configuration: what overrides what, and what is refused how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from maskbench.config.schema import (
+    RunConfig,
+    assignments,
+    expand,
+    merge,
+    parse,
+    parse_seeds,
+    parse_specs,
+    preset,
+    preset_names,
+    read_yaml,
+)
+from maskbench.errors import UsageError
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_complete_and_valid(name: str) -> None:
+    settings = preset(name)
+    config = parse(settings)
+    written = config.model_dump(mode="json")
+    for section in ("data", "model", "train"):
+        given = set(settings[section])
+        given |= {"memory_gib", "accumulate"}  # a machine's, not a recipe's
+        missing = {key for key, value in written[section].items() if value is not None and key not in given}
+        assert not missing, f"{section} of {name} leaves {missing} to defaults"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("random", [("random", {})]),
+        ("random,gmml:fill=zeros", [("random", {}), ("gmml", {"fill": "zeros"})]),
+        ("gmml:ratio=[0.5,0.75]:exact=true,none", [("gmml", {"ratio": [0.5, 0.75], "exact": True}), ("none", {})]),
+        ("a:x=1e-3 , b", [("a", {"x": "1e-3"}), ("b", {})]),
+    ],
+)
+def test_specs(text: str, expected: list[tuple[str, dict[str, Any]]]) -> None:
+    assert [(spec["name"], spec["parameters"]) for spec in parse_specs(text)] == expected
+
+
+@pytest.mark.parametrize("text", ["random,,gmml", "gmml:fill", ",random"])
+def test_bad_specs(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_specs(text)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0-3", [0, 1, 2, 3]), ("7,1-2,1", [7, 1, 2])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,,2", "1.5"])
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="write 0,1,2 or 0-4"):
+        parse_seeds(text)
+
+
+@pytest.mark.parametrize(("value", "size"), [(224, (224, 224)), ("160x224", (160, 224)), ([32, 48], (32, 48))])
+def test_image_sizes_are_rows_by_columns(value: Any, size: tuple[int, int]) -> None:
+    assert parse(merge(preset("quick"), {"data.img_size": value})).data.img_size == size
+
+
+def test_naming_a_model_resets_its_arguments_and_naming_it_again_does_not() -> None:
+    settings = preset("quick")
+    assert "kwargs" not in merge(settings, {"model.name": "vit_small_patch16_224"})["model"]
+    assert merge(settings, {"model.name": settings["model"]["name"]})["model"]["kwargs"]
+    both = merge(settings, {"model": {"name": "vit_small_patch16_224", "kwargs": {"depth": 3}}})
+    assert both["model"]["kwargs"] == {"depth": 3}
+
+
+def test_naming_another_objective_drops_the_old_ones_parameters() -> None:
+    settings = preset("quick")
+    assert merge(settings, {"objective": "supervised"})["objective"] == {"name": "supervised", "parameters": {}}
+    same = merge(settings, {"objective": "mae:decoder_depth=3"})["objective"]["parameters"]
+    assert same["decoder_depth"] == 3
+    assert same["decoder_width"] == settings["objective"]["parameters"]["decoder_width"]
+
+
+def test_lr_and_blr_replace_each_other() -> None:
+    settings = preset("quick")
+    assert parse(merge(settings, {"train.blr": 1e-3})).train.lr is None
+    assert parse(merge(settings, {"train.lr": 5e-4})).lr == 5e-4
+    with pytest.raises(UsageError, match="lr and as blr"):
+        parse({"train": {"lr": 1, "blr": 1}})
+    with pytest.raises(UsageError, match="without lr or blr"):
+        parse({"train": {"blr": None}})
+    assert RunConfig().lr == pytest.approx(1.5e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train.epoch": 3}, "unknown setting 'train.epoch'. Did you mean train.epochs"),
+        ({"trian": {}}, "unknown setting 'trian'. Did you mean train"),
+        ({"train.epochs": 0}, "train.epochs=0 should be greater than or equal to 1"),
+        ({"train.epochs": "many"}, "train.epochs='many' should be a valid integer"),
+        ({"regime": "fair"}, "regime='fair' should be 'paper' or 'matched'"),
+        ({"ratio": 0.5}, "ratio is for --regime matched"),
+        ({"regime": "matched", "ratio": 1.5}, "ratio=1.5 should be less than 1"),
+        ({"data.img_size": 30}, "30x30 does not divide into patches of 4; try --img-size 32x32"),
+        ({"data.img_size": "big"}, "data.img_size='big' should be a valid tuple"),
+        ({"data": 3}, "data=3 should be a mapping"),
+        ({"probes": []}, "probes=.* should have at least 1 item"),
+        ({"seed": -1}, "seed=-1 should be greater"),
+        ({"system.precision": "fp16"}, "system.precision='fp16' should be 'auto', 'fp32' or 'bf16'"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        parse(merge(preset("quick"), settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_set_takes_yaml() -> None:
+    assert assignments(["train.epochs=3", "data.crop_scale=[0.5, 1]"]) == {
+        "train.epochs": 3,
+        "data.crop_scale": [0.5, 1],
+    }
+    for text in ("train.epochs", "=3", "a=[1"):
+        with pytest.raises(UsageError, match="--set"):
+            assignments([text])
+
+
+def test_config_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(RunConfig().model_dump(mode="json")))
+    assert parse(read_yaml(path)) == RunConfig()
+    for content, message in (("[1, 2]", "must be a mapping"), ("a: [", "is not YAML")):
+        path.write_text(content)
+        with pytest.raises(UsageError, match=message):
+            read_yaml(path)
+    with pytest.raises(UsageError, match="cannot read config"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_every_seed_gets_its_random_init_once() -> None:
+    configs = expand(preset("quick"), ["random", {"name": "gmml", "parameters": {}}], [0, 1])
+    names = [(config.objective.name, config.strategy.name, config.seed) for config in configs]
+    assert names == [
+        ("random-init", "none", 0), ("mae", "random", 0), ("mae", "gmml", 0),
+        ("random-init", "none", 1), ("mae", "random", 1), ("mae", "gmml", 1),
+    ]  # fmt: skip
+    control = expand(merge(preset("quick"), {"objective": "random-init"}), ["none"], [0])
+    assert len(control) == 1
+
+
+def test_nothing_here_needs_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, maskbench, maskbench.config.schema, maskbench.analysis.results; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"

@@ -1,0 +1,120 @@
+"""Suites: what a grid holds, in which order, and what is refused."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from maskbench.config.suite import Suite, grid, read_suite, suite_names, trials
+from maskbench.errors import UsageError
+from maskbench.runs.plan import plan
+from tests.cli.test_main import SMALL, maskbench
+
+
+def write(folder: Path, **settings: object) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_suites_that_ship_make_sense(name: str) -> None:
+    _, suite = read_suite(name)
+    configs = grid(name, suite, {})
+    plans = [plan(config) for config in configs]
+    assert len({each.run_id for each in plans}) == len(plans), "no run twice"
+    assert {each.label for each in plans} >= {"random", "random-init", "supervised"}
+    assert {config.output for config in configs} == {f"results/{name}"}
+
+
+def test_everything_is_crossed_seeds_outermost_controls_once_a_place(tmp_path: Path) -> None:
+    models = [{"name": "vit_tiny_patch16_224", "patch_size": size, "kwargs": {}} for size in (4, 8)]
+    path = write(tmp_path, strategies=["random", "gmml:fill=zeros"], ratios=[0.5, 0.75], models=models, seeds="0-1")
+    name, suite = read_suite(path)
+    configs = grid(name, suite, {"train.epochs": 3})
+    assert name == "mine" and len(configs) == 2 * 2 * (2 + 2 * 2)
+    assert [config.seed for config in configs] == [0] * 12 + [1] * 12
+    assert [config.model.patch_size for config in configs[:12]] == [4] * 6 + [8] * 6
+    assert [config.objective.name for config in configs[:6]] == ["random-init", "supervised", *["mae"] * 4]
+    assert [config.ratio for config in configs[2:6]] == [0.5, 0.5, 0.75, 0.75]
+    assert configs[3].strategy.parameters == {"fill": "zeros"}
+    assert {config.train.epochs for config in configs} == {3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strategy": ["random"]}, "unknown setting 'strategy'. Did you mean strategies"),
+        ({}, "strategies is missing"),
+        ({"strategies": ["random"], "ratios": [1.5]}, "ratios.0=1.5 should be less than 1"),
+        ({"strategies": ["random"], "seeds": "3-1"}, "write 0,1,2 or 0-4"),
+        ({"strategies": ["random"], "set": {"train.epoch": 3}}, "unknown setting 'train.epoch'"),
+        ({"strategies": ["random"], "preset": "quik"}, "unknown preset 'quik'"),
+        (
+            {"strategies": ["random"], "models": [{"patchsize": 4}]},
+            "unknown setting 'models.0.patchsize'. Did you mean models.0.patch_size",
+        ),
+        ({"strategies": [{"name": "random", "params": {}}]}, "unknown setting 'strategies.0.params'"),
+        ({"strategies": ["random"], "budget": {"hours": 3}}, "budget"),
+    ],
+)
+def test_mistakes_in_a_suite_are_one_line(tmp_path: Path, settings: dict, message: str) -> None:  # type: ignore[type-arg]
+    done = maskbench("run", "--suite", write(tmp_path, **settings), cwd=tmp_path)
+    assert done.code == 2 and message in done.err and len(done.err.strip().splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"objectives": ["mae"]}, {"objective": "simmim"}, "lists values for objective, under objectives"),
+        ({"ratios": [0.5]}, {"ratio": 0.9}, "lists values for ratio, under ratios"),
+        ({"datasets": ["shapes"]}, {"data.dataset": "./x"}, "lists values for data.dataset, under datasets"),
+        ({"tune": {"lr": [1e-3]}, "tuning_seeds": 9}, {"train.lr": 0.1}, "lists values for train.lr, under tune"),
+    ],
+)
+def test_a_flag_does_not_vanish_under_a_list(changes: dict, flags: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match=message):
+        grid("mine", Suite.model_validate({"strategies": ["random"], **changes}), flags)
+
+
+def test_a_budget_of_epochs_keeps_the_share_of_warm_up() -> None:
+    settings = {"strategies": ["random"], "preset": "cifar10-cpu", "budget": {"epochs": 6}}
+    assert {
+        (config.train.epochs, config.train.warmup_epochs) for config in grid("mine", Suite.model_validate(settings), {})
+    } == {(6, 1)}
+
+
+def test_an_unknown_suite_is_suggested() -> None:
+    with pytest.raises(UsageError, match="Did you mean cifar10"):
+        read_suite("cifar")
+
+
+def test_the_plan_says_what_is_done_and_what_is_left(tmp_path: Path) -> None:
+    suite = ["run", "--suite", write(tmp_path, strategies=["random"]), "--probes", "knn", *SMALL]
+    dry = maskbench(*suite, "--dry-run", cwd=tmp_path)
+    assert dry.code == 0 and "3 runs for results/mine, 0 done" in dry.out and not (tmp_path / "results").exists()
+    done = maskbench(*suite, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "3 runs for results/mine, 0 done" in done.err and "| random-init" in done.out and "| supervised" in done.out
+    more = maskbench(*suite, "--dry-run", "--seeds", "0-1", cwd=tmp_path)
+    assert "6 runs for results/mine, 3 done" in more.out
+    again = maskbench(*suite, cwd=tmp_path)
+    assert again.err.count("is done already") == 3
+
+
+def test_a_suite_names_its_strategies(tmp_path: Path) -> None:
+    done = maskbench("run", "--suite", "smoke", "--strategy", "gmml", cwd=tmp_path)
+    assert done.code == 2 and "drop --strategy" in done.err
+    assert "smoke" in maskbench("list", "suites", cwd=tmp_path).out
+
+
+def test_the_file_shown_in_the_docs_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "suites.md").read_text().split("## The file\n")[1]
+    shown = re.findall(r"^    (.*)$", text.split("\n\n")[0], re.MULTILINE)
+    (tmp_path / "mine.yaml").write_text("\n".join(shown))
+    name, suite = read_suite(str(tmp_path / "mine.yaml"))
+    assert set(yaml.safe_load("\n".join(shown))) == set(Suite.model_fields), "every key is shown"
+    assert len(grid(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
+    assert len(trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3
