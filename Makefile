@@ -1,38 +1,47 @@
 # Every target makes .venv first if it is missing; `make PYTHON=python3.12 ...` chooses the interpreter.
+# What follows `##` after a target is its line in `make help`, which a bare `make` runs.
 PYTHON ?= python3
 VENV := .venv
 CLOTHING ?= clothing  # github.com/alexeygrigorev/clothing-dataset-small, CC0
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-integration chaos check bench docs clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-integration chaos check bench docs site clean
 
-demo: $(VENV)/.installed
+help: ## print these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## pre-train and probe on generated data, print the table: 2 minutes on 2 CPU cores
 	$(BIN)/maskbench run --strategy gmml
 
-test: $(VENV)/.installed-test  # two at a time, each on one core
+test: $(VENV)/.installed-test ## run the tests, two at a time, each on one core: 8 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable -m "not integration"
 
-test-integration: $(VENV)/.installed-test
+test-integration: $(VENV)/.installed-test ## run the tests with clusters, browsers and killed processes
 	$(BIN)/python -m pytest -m integration
 
-chaos: $(VENV)/.installed-test  # half an hour and more; what it found is in docs/reliability.md
+chaos: $(VENV)/.installed-test ## kill runs at random and at every disk operation: half an hour (docs/reliability.md)
 	$(BIN)/python -m tests.helpers.chaos
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev ## check style, types, layers and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-test ## measure what is bound in seconds, on an idle machine (benchmarks/README.md)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
-docs: $(VENV)/.installed  # docs/strategies.md and the gallery; timings come from `maskbench bench strategies --json`
+docs: $(VENV)/.installed ## write the strategies' pages and the gallery again, from the code
 	$(BIN)/python -m maskbench.catalog.markdown
 	$(BIN)/maskbench show --all --dataset $(CLOTHING) --img-size 224 --patch-size 16 --output docs/gallery.webp
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info results/quick
+site: $(VENV)/.installed-docs ## build the documentation, site/index.html: no broken link, no missing reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+clean: ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist site *.egg-info results/quick
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +56,8 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+	touch $@ $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-docs
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@ $(VENV)/.installed

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from maskbench.config import schema as settings_of
 from maskbench.config.schema import RunConfig
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.errors import UsageError
-from maskbench.record import RunRecord, Unreadable, read_record
+from maskbench.record import RunRecord, UnreadableRecord, read_record
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.training.degrade import degrade
 
@@ -17,38 +17,61 @@ __all__ = ["create_strategy", "degrade", "list_strategies", "load_encoder", "run
 
 
 def list_strategies() -> list[str]:
-    """The names of all strategies that can be created."""
+    """The names of all strategies that can be created, in alphabetical order."""
     return REGISTRY.names()
 
 
 def create_strategy(name: str, **parameters: Any) -> Strategy:
-    """A strategy by name, e.g. `create_strategy("gmml", fill="zeros")`.
+    """A strategy by name, for example `create_strategy("gmml", fill="zeros")`.
 
-    UsageError (a ValueError) for an unknown name or parameter, with the nearest ones, and for a value out of range.
+    Args:
+        name: A registered name; `list_strategies` has them all.
+        **parameters: Values that differ from the strategy's defaults.
+
+    Raises:
+        UsageError: Unknown name or parameter (the message has the nearest ones), or a value out of range. It is a
+            ValueError.
     """
     return REGISTRY.create(name, **parameters)
 
 
 def run(config: RunConfig | Mapping[str, Any]) -> RunRecord:
-    """Pre-train, probe and record one run, as `maskbench run` does; a run that is already recorded is read.
+    """Pre-train, probe and record one run, as `maskbench run` does. A run that is already recorded is read.
 
-    config: a RunConfig, or settings (nested, or by dotted path) laid over those of their "preset", "quick" if none is
-    named: `run({"strategy": "gmml", "train.epochs": 3})`. UsageError for what the user can put right.
+    Args:
+        config: A RunConfig, or settings, nested or by dotted path, laid over those of their "preset" (default
+            "quick"): `run({"strategy": "gmml", "train.epochs": 3})`.
+
+    Returns:
+        The record, as it stands in `<output>/runs/<run-id>/record.json`.
+
+    Raises:
+        UsageError: For what the user can put right, before anything is written.
+        Failure: The run cannot be finished.
     """
-    from maskbench.runs import run
-    from maskbench.sweeps.budget import fitted
+    from maskbench.runs.run import run as run_one
+    from maskbench.sweeps.budget import fit_epochs_to_budgets
 
     if not isinstance(config, RunConfig):
         settings = dict(config)
         name = settings.pop("preset", "quick")
-        start = {"output": f"results/{name}", **settings_of.preset(name)}
-        config = settings_of.parse(settings_of.merge(start, settings))
-    (fitting,) = fitted([config], lambda function, given: function(given), {})
-    return run.run(fitting)
+        config = parse_config(merge({"output": f"results/{name}", **load_preset(name)}, settings))
+    (fitted,) = fit_epochs_to_budgets([config], lambda function, config: function(config), {})
+    return run_one(fitted)
 
 
 def load_encoder(run: str | Path) -> nn.Module:
-    """The encoder of a run's folder: a plain timm model in eval mode, without a classifier."""
+    """The encoder of a finished run.
+
+    Args:
+        run: The run's folder, which holds `record.json` and `encoder.safetensors`.
+
+    Returns:
+        A plain timm `VisionTransformer` in eval mode, without a classifier.
+
+    Raises:
+        UsageError: `run` is not the folder of a finished run.
+    """
     import timm
     from safetensors.torch import load_file
 
@@ -56,7 +79,7 @@ def load_encoder(run: str | Path) -> nn.Module:
     try:
         model = read_record(folder / "record.json").model
         weights = load_file(folder / "encoder.safetensors")
-    except (Unreadable, OSError) as error:
+    except (UnreadableRecord, OSError) as error:
         raise UsageError(f"{folder} is not the folder of a finished run: {error}") from None
     encoder: nn.Module = timm.create_model(model["name"], **model["arguments"])
     encoder.load_state_dict(weights, strict=True)

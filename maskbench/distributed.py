@@ -1,8 +1,12 @@
-"""For objectives and strategies whose loss compares the images of a batch: sums over all processes of a run.
+"""For objectives and strategies whose loss compares the images of a batch: reductions over all processes of a run.
 
-With one process everything here is the identity, so the code that uses it is written once.
+With one process every function here returns its argument, so that the same code works with one process and with many.
 """
 
-from maskbench.runtime.distributed import gather, mean, rank, total, world
+from maskbench.runtime.distributed import all_gather as gather
+from maskbench.runtime.distributed import all_reduce_mean as mean
+from maskbench.runtime.distributed import all_reduce_sum as total
+from maskbench.runtime.distributed import rank
+from maskbench.runtime.distributed import world_size as world
 
 __all__ = ["gather", "mean", "rank", "total", "world"]

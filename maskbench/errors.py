@@ -1,28 +1,39 @@
-"""What the user can put right, told in one line."""
+"""Errors that end a command with one line and no traceback."""
 
 import difflib
 from collections.abc import Iterable
 
-MANY = 40  # names that still fit a message
+MAX_LISTED = 40  # names in a message
 
 
 class UsageError(ValueError):
-    """A mistake in what was asked for. The message is one line and holds the remedy; the CLI exits with 2."""
+    """A mistake that the user can put right: a wrong option, name, value or file.
+
+    The message is one line and names the remedy. The command line prints it and exits with 2.
+    """
 
 
 class Failure(RuntimeError):
-    """Work that had to stop for a reason outside what was asked for: a full disk, no memory, a broken plugin. The
-    message is one line and holds the remedy; the CLI exits with 1."""
+    """Work that had to stop for another reason: a full disk, too little memory, a broken plugin.
+
+    The message is one line and names the remedy. The command line prints it and exits with 1.
+    """
 
 
-class Told(Failure):
-    """A failure that another process of the same run tells; this one is silent."""
+class AlreadyReported(Failure):
+    """A failure that another process of the same run reports, so that this process prints nothing."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among `known`: the nearest ones, then all if they are few."""
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not known, with the names nearest to it.
+
+    Args:
+        kind: What the name is of, e.g. "strategy".
+        name: The unknown name.
+        known: All names; they are listed where they are at most MAX_LISTED, or where none is near.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
-    rest = f" Known: {', '.join(known) or 'none'}" if len(known) <= MANY or not near else ""
+    rest = f" Known: {', '.join(known) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
     return UsageError(f"unknown {kind} {name!r}.{guess}{rest}")

@@ -1,4 +1,4 @@
-"""What is kept of a run: one JSON file with everything that a table, a plot or a doubter needs."""
+"""The record of a run: one JSON file with everything that tables and plots need, and that a repetition needs."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,41 @@ EXTERNAL = "external"  # the objective of encoders from elsewhere
 
 
 class RunRecord(BaseModel):
-    """record.json, schema 1. Accuracies are shares in [0, 1]; what depends on clock or machine is under `cost/`."""
+    """The content of record.json, schema 1.
+
+    Accuracies are shares in [0, 1]. Metrics that depend on the clock or the machine begin with `cost/`; all others are
+    the same when the run is repeated on the same machine.
+
+    Attributes:
+        schema_version: Version of this format; a newer one cannot be read.
+        run_id: Name of the run's folder: strategy, digest of the configuration, seed.
+        status: `complete`; `diverged`, where the loss became infinite or NaN; `failed`, after an error.
+        error: The message of a run that is not complete, in one line.
+        config: The whole configuration, as `maskbench run --config` reads it.
+        strategy: `name`, `version`, `parameters`, and `distribution`: the package or plugin file that it comes from.
+        objective: `name`, `version` and `parameters`.
+        dataset: `name`, `fingerprint` (digest of the content), `sizes` (number of images by split), `mean` and `std`
+            (by channel, of pixels in [0, 1]); `probed`, the same of the data set for probes, where it is another.
+        model: `name` and `arguments` for `timm.create_model`, `encoder_parameters` and `head_parameters` (counts).
+        seed: The seed of weights, order of images, crops and masks.
+        metrics: By name. `<probe>/<measure>/<pooling>` for probes, e.g. `linear/top1/mean`. `cost/`: `train_s` and
+            `wall_s` (seconds of training, and of the whole run), `images_per_s` (end to end), `model_images_per_s`
+            (model alone), `mask_ms` (milliseconds a batch for masks), `mask_share`, `augment_share` and
+            `data_wait_share` (of the training's time, in [0, 1]), `gflops_per_image` (training, forward and backward),
+            `peak_memory_mib` (of the GPU, or of the process),
+            `checkpoint_s` (seconds to write a checkpoint). A tuning trial has `validation/` before probe names.
+        protocols: Version of each probe; numbers of different versions are never compared.
+        diagnostics: Measurements of the masks: `realised_ratio_mean` and `realised_ratio_sd` (share hidden, in [0, 1]),
+            `visible_tokens` (patches that the encoder sees), `components` (connected groups of hidden patches),
+            `group_size` (patches in a group), `overlap` (share of the hidden patches that a second draw hides again),
+            `object_hidden` (share of the object), `coverage` (rows x columns: how often each patch is hidden).
+        curve: One row for each reading in the course of training: `epoch`, `step`, `images`, `loss`, `lr`,
+            `cost/train_s` (seconds so far), and online probes, e.g. `online/knn/top1/mean`. Empty without training.
+        warnings: Sentences about what was unusual.
+        chosen: Hyperparameters that probes selected on validation images, by probe.
+        interruptions: How often the run was interrupted and resumed.
+        environment: Hardware, precision, and versions of Python and packages.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,10 +58,10 @@ class RunRecord(BaseModel):
     status: Literal["complete", "diverged", "failed"]
     error: str | None = None
     config: dict[str, Any]
-    strategy: dict[str, Any]  # name, version, parameters, distribution
-    objective: dict[str, Any]  # name, version, parameters
-    dataset: dict[str, Any]  # name, fingerprint, sizes, mean, std
-    model: dict[str, Any]  # name and arguments for timm.create_model, parameter counts
+    strategy: dict[str, Any]
+    objective: dict[str, Any]
+    dataset: dict[str, Any]
+    model: dict[str, Any]
     seed: int
     metrics: dict[str, float]
     protocols: dict[str, int]
@@ -39,31 +73,38 @@ class RunRecord(BaseModel):
     environment: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """To `path`, in a folder that exists, whole or not at all."""
+        """Write to `path`, in a folder that exists: the whole file or nothing."""
         write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
 
-class Unreadable(ValueError):
-    """A file that holds no record of a schema that we know."""
+class UnreadableRecord(ValueError):
+    """A file that is not a record, or is one of a newer schema."""
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record in `path`; Unreadable with the reason for one that is broken, foreign or of a newer schema."""
+    """Read a record.
+
+    Args:
+        path: A record.json.
+
+    Raises:
+        UnreadableRecord: The file is broken, is not a record, or has a newer schema; the message says which.
+    """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise Unreadable(f"{path}: not a readable record ({error})") from None
+        raise UnreadableRecord(f"{path}: not a readable record ({error})") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
-        raise Unreadable(f"{path}: not a maskbench record (no schema_version)")
+        raise UnreadableRecord(f"{path}: not a maskbench record (no schema_version)")
     if version > SCHEMA_VERSION:
-        raise Unreadable(f"{path}: schema {version} is newer than {SCHEMA_VERSION}; upgrade maskbench")
+        raise UnreadableRecord(f"{path}: schema {version} is newer than {SCHEMA_VERSION}; upgrade maskbench")
     try:
         return RunRecord.model_validate(content)
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
-        raise Unreadable(f"{path}: {where}: {detail['msg']}") from None
+        raise UnreadableRecord(f"{path}: {where}: {detail['msg']}") from None
 
 
 def record_paths(folder: Path) -> Iterator[Path]:

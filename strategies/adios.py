@@ -11,8 +11,8 @@ from torch import nn
 from maskbench.strategy import (
     Context,
     Grid,
-    Outcome,
     Positive,
+    StepOutput,
     Strategy,
     Tensor,
     Term,
@@ -33,6 +33,10 @@ class Adios(Strategy):
     back by `penalty` / sin(pi * the part's area), which keeps parts from covering nothing or all. Deviations, for which
     it is experimental: one part is drawn for each image and step, where the reference encodes all of them; one backward
     pass with the network's gradient reversed, where it alternates two; a smaller U-Net.
+
+    Attributes:
+        slots: Soft parts into which the network splits an image, 2 to 16.
+        penalty: Weight, above 0, of the penalty on parts that cover nothing or all.
     """
 
     version: ClassVar[int] = 2  # 1 summed the penalties of several crops, and had none where a part had vanished
@@ -51,7 +55,7 @@ class Adios(Strategy):
         part = scale_gradient(parts.gather(1, drawn.expand(-1, 1, *parts.shape[2:])), -1)
         return View(images * (1 - part), terms=(Term(weight=part),))
 
-    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
+    def loss(self, view: View, output: StepOutput, context: Context) -> Tensor | None:
         weight = view.terms[0].weight
         assert weight is not None, "the view is complete"
         area = scale_gradient(weight, -1).mean((1, 2, 3))  # reversed twice: this the network descends

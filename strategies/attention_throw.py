@@ -10,13 +10,18 @@ from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, View, da
 @register("attention-throw")
 @dataclass(frozen=True, kw_only=True)
 class AttentionThrow(Strategy):
-    """Draws patches in proportion to attention: the first are recovered, the next thrown away, the last are seen.
+    """Draws patches in proportion to attention: the first are masked, the next dropped, the last seen.
 
     Liu, Gui, Luo, "Good helper is around you: Attention-driven Masked Image Modeling", AAAI 2023, arXiv 2211.15362. Of
-    the patches, 45 % are predicted and 40 % neither encoded nor decoded, drawn without replacement with probability
-    proportional to attention, uniformly before `start` of the training. Deviations: the attention is the teacher's on
-    the very crop, where the reference refreshes a map for each image every 40 epochs (and reads the wrong corner of it
-    when it crops); counts are the common ones (`Grid.count`).
+    the patches, 45 % are masked and 40 % dropped, drawn without replacement with probability proportional to attention,
+    uniformly before `start` of the training. Deviations: the attention is the teacher's on the crop itself, where the
+    reference refreshes a map for each image every 40 epochs (and reads the wrong corner of it when it crops); counts
+    are the common ones (`Grid.count`).
+
+    Attributes:
+        ratio: Share of the patches hidden, masked and dropped together, in (0, 1).
+        predicted: Share of the patches masked, in (0, 1); the other hidden ones are dropped.
+        start: Share of the training, in [0, 1], before which attention counts for nothing.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})

@@ -21,12 +21,17 @@ from maskbench.strategy import (
 
 @dataclass(frozen=True, kw_only=True)
 class AttMask(Strategy):
-    """What the three have in common: how much is hidden.
+    """What the three have in common: how much is masked.
 
     Kakogeorgiou et al., "What to Hide from Your Students: Attention-Guided Masked Image Modeling", ECCV 2022, arXiv
-    2203.12719. One ratio is drawn for the whole batch (`scope`), and an image is left whole with probability 1 -
-    `masked`. Deviation: the count is the common one (`Grid.count`), where the reference's int(N * ratio) hides one
+    2203.12719. One ratio is drawn for the whole batch (`scope`), and an image is left as it is with probability
+    1 - `masked`. Deviation: the count is the common one (`Grid.count`), where the reference's int(N * ratio) hides one
     patch fewer.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1); a pair: drawn uniformly between the two.
+        masked: Probability, in [0, 1], that an image is masked at all.
+        scope: "batch": one ratio is drawn for all images; "image": one for each.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
@@ -35,17 +40,17 @@ class AttMask(Strategy):
     masked: Share = 0.5
     scope: Scope = "batch"
 
-    def drawn(self, context: Context) -> Tensor:
-        """(B, 1) the ratio where it is a range."""
+    def draw_ratio(self, context: Context) -> Tensor:
+        """(B, 1) ratios, equal if the ratio is no pair."""
         low, high = self.ratio if isinstance(self.ratio, tuple) else (self.ratio, self.ratio)
         return context.uniform(1, low=low, high=high, scope=self.scope)
 
-    def count(self, context: Context) -> int | Tensor:
-        """How many to hide: a number, or (B, 1) where the ratio is a range."""
-        return context.grid.count(self.drawn(context) if isinstance(self.ratio, tuple) else self.ratio)
+    def draw_count(self, context: Context) -> int | Tensor:
+        """Patches to mask: a number, or (B, 1) if the ratio is a pair."""
+        return context.grid.count(self.draw_ratio(context) if isinstance(self.ratio, tuple) else self.ratio)
 
-    def view(self, images: Tensor, context: Context, hidden: Tensor, count: int | Tensor) -> View:
-        """The view that hides `hidden` (B, N), `count` a row, in the images that are not left whole."""
+    def make_view(self, images: Tensor, context: Context, hidden: Tensor, count: int | Tensor) -> View:
+        """The view that masks `hidden` (B, N), `count` patches a row, in the images that are masked at all."""
         if self.masked < 1:
             return View(images, hidden & (context.uniform(1) < self.masked))
         return View(images, hidden, length=context.grid.size - count if isinstance(count, int) else None)
@@ -54,11 +59,11 @@ class AttMask(Strategy):
 @register("attmask-high")
 @dataclass(frozen=True, kw_only=True)
 class AttMaskHigh(AttMask):
-    """Hides the patches that the teacher attends to most, so that the student must guess the telling ones."""
+    """Hides the patches that the teacher attends to most, so that the student must guess what matters most."""
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        count = self.count(context)
-        return self.view(images, context, hide(context.attention, count), count)
+        count = self.draw_count(context)
+        return self.make_view(images, context, hide(context.attention, count), count)
 
 
 @register("attmask-low")
@@ -67,8 +72,8 @@ class AttMaskLow(AttMask):
     """Hides the patches that the teacher attends to least: the paper's counter-example, close to what MST hides."""
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        count = self.count(context)
-        return self.view(images, context, hide(-context.attention, count), count)
+        count = self.draw_count(context)
+        return self.make_view(images, context, hide(-context.attention, count), count)
 
 
 @register("attmask-hint")
@@ -78,6 +83,10 @@ class AttMaskHint(AttMask):
 
     As published, the number revealed is int(N * shown * r) with a second, independent draw r of the ratio, so an image
     hides that many fewer; `exact` hides as many others instead.
+
+    Attributes:
+        shown: Share of the patches, in (0, 1), the most attended, among which hints are chosen.
+        exact: True: as many patches are masked as `ratio` says, whatever the hints.
     """
 
     shown: Ratio = 0.1
@@ -85,12 +94,12 @@ class AttMaskHint(AttMask):
 
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
-        count = self.count(context)
+        count = self.draw_count(context)
         top = int(grid.size * self.shown + 1e-9)
-        revealed = (grid.size * self.shown * self.drawn(context).double() + 1e-6).long()
+        revealed = (grid.size * self.shown * self.draw_ratio(context).double() + 1e-6).long()
         hints = hide(hide(context.attention, top) + context.uniform(grid.size), revealed)
         if self.exact:
             hidden = hide(context.attention.masked_fill(hints, -torch.inf), count)
         else:
             hidden = hide(context.attention, count) & ~hints
-        return self.view(images, context, hidden, count if self.exact else count - revealed)
+        return self.make_view(images, context, hidden, count if self.exact else count - revealed)

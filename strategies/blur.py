@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field
 from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, register
 
 
-def _odd(side: int) -> int:
+def _ensure_odd(side: int) -> int:
     if side % 2 == 0:
         raise ValueError(f"Input should be odd, is {side}")
     return side
 
 
-Odd = Annotated[int, Field(ge=3), AfterValidator(_odd)]
+Odd = Annotated[int, Field(ge=3), AfterValidator(_ensure_odd)]
 
 
 @register("blur")
@@ -23,9 +23,14 @@ class Blur(Strategy):
     """Convolves each channel with a nearly flat random kernel; the sharp image must be recovered.
 
     Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", 2022, arXiv
-    2203.14313. Deviations: the released code does not run (its kernels do not fit the image); built as it must be
-    meant: kernels of `side` x `side` weights N(1 / side^2, `noise`), drawn for each image and channel, zeros around the
+    2203.14313. Deviations: the released code does not run (its kernels do not fit the image). This one follows the
+    paper: kernels of `side` x `side` weights N(1 / side^2, `noise`), drawn for each image and channel, zeros around the
     image. Their sums vary by side * noise; `renormalise` divides by them.
+
+    Attributes:
+        side: Side of the kernels in pixels, odd, 3 or more.
+        noise: Standard deviation of a kernel's weights, 0 or more.
+        renormalise: True: each kernel is divided by the sum of its weights.
     """
 
     side: Odd = 7

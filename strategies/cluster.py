@@ -23,14 +23,21 @@ class Threshold(nn.Module):
 @register("cluster")
 @dataclass(frozen=True, kw_only=True)
 class Cluster(Strategy):
-    """Hides every patch that correlates with one of a few random anchors: whole regions of like look disappear.
+    """Hides every patch that correlates with one of a few random anchors: whole regions that look alike disappear.
 
     Wei, Pan, Owens, "Efficient Vision-Language Pre-training by Cluster Masking", CVPR 2024, arXiv 2405.08815, where it
     drops tokens of CLIP's image encoder. A patch is hidden where its Pearson correlation with an anchor exceeds
-    `threshold`, which is calibrated on a sample so that `ratio` is hidden on average, or given; then the share `least`
+    `threshold`, given or calibrated on a sample so that `ratio` is hidden on average; but the share `least` is hidden
     at least, which raises that average. `exact` hides the best correlated up to the count. Deviations: the reference's
     released threshold is the target ratio by mistake and its padding is not masked; here both are as the paper means
-    them; the fewest hidden are met by the next best correlated patches, not by any.
+    them; if fewer than `least` correlate, the next best are masked, not random ones.
+
+    Attributes:
+        ratio: Share of the patches masked on average, or of every image if `exact`, in (0, 1).
+        threshold: Correlation, in [-1, 1], above which a patch is masked; None: calibrated to `ratio` on a sample.
+        anchors: Share of the patches that are anchors, in (0, 1).
+        least: Share of the patches, in [0, 1], masked at least.
+        exact: True: the best correlated are masked, as many as `ratio` says.
     """
 
     version: ClassVar[int] = 2  # 1 was calibrated on the first images, of one class where folders are classes
@@ -46,22 +53,22 @@ class Cluster(Strategy):
             return None
         generator = torch.Generator(sample.device).manual_seed(0)
         draws = torch.rand(len(sample), grid.size, generator=generator, device=sample.device)
-        likeness = self.likeness(sample, grid, draws)
-        return Threshold(likeness.flatten().quantile(1 - self.ratio))
+        correlation = self.correlate(sample, grid, draws)
+        return Threshold(correlation.flatten().quantile(1 - self.ratio))
 
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
-        likeness = self.likeness(images, grid, context.uniform(grid.size))
+        correlation = self.correlate(images, grid, context.uniform(grid.size))
         if self.exact:
             count = grid.count(self.ratio)
-            return View(images, hide(likeness, count), length=grid.size - count)
+            return View(images, hide(correlation, count), length=grid.size - count)
         threshold: float | Tensor | None = self.threshold
         if threshold is None:
             assert isinstance(context.module, Threshold), "fitted by build"
             threshold = context.module.value
-        return View(images, (likeness > threshold) | hide(likeness, grid.count(self.least)))
+        return View(images, (correlation > threshold) | hide(correlation, grid.count(self.least)))
 
-    def likeness(self, images: Tensor, grid: Grid, draws: Tensor) -> Tensor:
+    def correlate(self, images: Tensor, grid: Grid, draws: Tensor) -> Tensor:
         """(B, N): each patch's highest correlation with an anchor, 2 for the anchors, which `draws` (B, N) choose."""
         patches = grid.patchify(images)
         patches = F.normalize(patches - patches.mean(-1, keepdim=True), dim=-1, eps=1e-6)

@@ -9,8 +9,8 @@ from torch import nn
 from maskbench.strategy import (
     Context,
     Grid,
-    Outcome,
     Ratio,
+    StepOutput,
     Strategy,
     Tensor,
     View,
@@ -26,15 +26,21 @@ Weight = Annotated[float, Field(ge=0)]
 @register("curriculum")
 @dataclass(frozen=True, kw_only=True)
 class Curriculum(Strategy):
-    """Keeps the patches that a small transformer rates highest; it is trained as a partner first, an adversary later.
+    """Shows the patches that a small transformer rates highest; it is trained as a partner first, an adversary later.
 
     Madan, Ristea, Nasrollahi, Moeslund, Ionescu, "CL-MAE: Curriculum-Learned Masked Autoencoders", WACV 2024, arXiv
     2308.16572: ratings in (0, 1); the network's share of the objective's loss falls linearly from 1 to -1 over the
-    training; `decided` draws ratings to 0 or 1, `balanced` their mean to the share kept, `varied` those of different
-    images apart. Deviations, for which it is experimental: one backward pass, in which the ratings of kept patches get
+    training; `decided` draws ratings to 0 or 1, `balanced` their mean to the share seen, `varied` those of different
+    images apart. Deviations, for which it is experimental: one backward pass, in which the ratings of seen patches get
     the gradient of their content's size, where the reference alternates with a step on all patches times their rating;
     the mean is drawn by its squared distance instead of a divergence; one block, a sixth as wide as the encoder, that
     rates each patch where it is, instead of five whose class token rates all.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
+        decided: Weight, 0 or more, of the loss that draws ratings to 0 or 1.
+        balanced: Weight, 0 or more, of the loss that draws the mean rating to the share of patches seen.
+        varied: Weight, 0 or more, of the loss that draws the ratings of different images apart.
     """
 
     version: ClassVar[int] = 2  # 1 had two blocks of width 64, whose positions decayed
@@ -57,7 +63,7 @@ class Curriculum(Strategy):
         gate = scale_gradient(rating / rating.detach(), 1 - 2 * context.progress)  # 1; carries the gradient
         return View(images * grid.pixels(gate), hidden, length=grid.size - count)
 
-    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
+    def loss(self, view: View, output: StepOutput, context: Context) -> Tensor | None:
         rating = context.gather(context.kept["rating"])
         undecided = torch.exp(-((rating - rating.detach().round()) ** 2) / (2 * 0.12**2))
         share = 1 - self.ratio

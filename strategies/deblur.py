@@ -19,6 +19,11 @@ class Deblur(Strategy):
     arXiv 2206.07706: `sigma` 5 px, kernels of 7 to 21 px a side, that is radii of 3 to 10, odd sides equally likely.
     Deviations: at the border the kernel is renormalised over the pixels that exist; the error is the objective's, where
     the reference compares spectra.
+
+    Attributes:
+        sigma: Standard deviation of the Gaussian in pixels, above 0.
+        smallest: Least radius of the kernel in pixels, 1 or more.
+        largest: Largest radius of the kernel in pixels, at least `smallest`.
     """
 
     sigma: Positive = 5.0
@@ -32,10 +37,10 @@ class Deblur(Strategy):
 
     def __call__(self, images: Tensor, context: Context) -> View:
         radius = self.smallest + context.integers(self.largest - self.smallest + 1, 1, 1)
-        down, across = (self.band(side, radius).to(images.dtype) for side in images.shape[2:])
+        down, across = (self.filter_matrix(side, radius).to(images.dtype) for side in images.shape[2:])
         return View(down[:, None] @ images @ across.transpose(1, 2)[:, None])
 
-    def band(self, side: int, radius: Tensor) -> Tensor:
+    def filter_matrix(self, side: int, radius: Tensor) -> Tensor:
         """(B, side, side): the filter along one axis as a matrix whose rows sum to 1; radius (B, 1, 1)."""
         pixel = torch.arange(side, device=radius.device)
         distance = (pixel - pixel[:, None]).abs()

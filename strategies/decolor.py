@@ -12,6 +12,9 @@ class Decolor(Strategy):
     2203.14313: weights uniform in [0, 2 / channels), 1 together on average, drawn once for the batch (scope "batch").
     Deviations: of the two versions released, which contradict each other, the one that can be run; the mixture is
     repeated to the image's channels, where the reference's patch embedding takes one.
+
+    Attributes:
+        scope: "batch": one mixture is drawn for all images; "image": one for each.
     """
 
     scope: Scope = "batch"

@@ -1,4 +1,4 @@
-"""A fish-eye's view (Beyond Masking's distorted task)."""
+"""A fish-eye view (Beyond Masking's distorted task)."""
 
 from typing import Annotated
 
@@ -9,14 +9,14 @@ from pydantic import AfterValidator
 from maskbench.strategy import Context, RatioRange, Strategy, Tensor, View, dataclass, register
 
 
-def _inside(strength: tuple[float, float]) -> tuple[float, float]:
+def _ensure_inside(strength: tuple[float, float]) -> tuple[float, float]:
     if strength[1] > 0.3535:
         raise ValueError(f"Input should be at most 0.3535, is {strength[1]}")
     return strength
 
 
-# Above 1 / (2 * sqrt(2)) = 0.3535 a place may be read outside the image, which the published range never does.
-Strength = Annotated[RatioRange, AfterValidator(_inside)]
+# Above 1 / (2 * sqrt(2)) = 0.3535 pixels may be read outside of the image, which the published range never does.
+Strength = Annotated[RatioRange, AfterValidator(_ensure_inside)]
 
 
 @register("distort")
@@ -27,6 +27,9 @@ class Distort(Strategy):
     Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", 2022, arXiv
     2203.14313: the pixel at g in [-1, 1]^2 is read at g + m * |c - g| * (c - g), the centre c uniform over the image, m
     uniform in `strength`, bilinearly. No deviation known.
+
+    Attributes:
+        strength: Range of m, the strength of the distortion, in (0, 0.3535]; drawn uniformly for each image.
     """
 
     strength: Strength = (0.15, 0.25)

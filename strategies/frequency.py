@@ -15,6 +15,10 @@ class Frequency(Strategy):
     the error is taken over the removed frequencies alone. Deviations: the error is the objective's, of real and
     imaginary parts, where the reference takes the distance of complex numbers; the degraded image is not clamped to [0,
     1], which in the reference cuts off the negative half of every high-pass image.
+
+    Attributes:
+        radius: Radius of the circle in cycles a pixel, above 0; 0.5 is the highest frequency along an axis.
+        high: Probability, in [0, 1], that only high frequencies are shown.
     """
 
     radius: Positive = 16 / 224

@@ -1,6 +1,6 @@
 """Groups of pixels corrupted in place (GMML)."""
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 
@@ -20,7 +20,35 @@ from maskbench.strategy import (
     register,
 )
 
-CANDIDATES = 126  # rectangles a round: as many powers of 4 as float32 holds apart
+CANDIDATES = 126  # rectangles in a round: float32 has 126 powers of 4 without subnormal numbers
+
+
+@dataclass(frozen=True)
+class Spans:
+    """CANDIDATES random spans along one axis of each image, (B, CANDIDATES) int64 each, in cells.
+
+    Attributes:
+        start: First cell.
+        extent: Number of cells.
+        shift: From each span to the one of the same extent whose content fill "self" puts there.
+    """
+
+    start: Tensor
+    extent: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Rectangles:
+    """Random rectangles of each image, in the order in which they cover it.
+
+    Attributes:
+        first: (B, N) int32, the number of the first rectangle that covers each of N cells; M if none of the M does.
+        shift: (B, M) int64, from each rectangle to the one whose content fill "self" puts there, in cells (row by row).
+    """
+
+    first: Tensor
+    shift: Tensor
 
 
 @register("gmml")
@@ -32,9 +60,20 @@ class Gmml(Strategy):
     (`fill`, `ratio`) or, with probability `alien`, given another image's pixels in place (`alien_ratio`). Rectangles
     have sides uniform below `largest` of the image's. As published, `anchors` are top-left corners clipped at the
     bottom and right, and the last aligned row and column are never one: the top left is rarely covered. "uniform"
-    is the clean form, in which every cell is covered equally often. `exact` thins the last rectangle to the count.
+    is the fair form, in which every cell is covered equally often. `exact` thins the last rectangle to the count.
     Deviations: another image is always another one (the reference may draw the image itself), drawn among 32
     neighbours; "self" copies from the clean image, not from one already corrupted in part.
+
+    Attributes:
+        ratio: Share of the image to corrupt, in (0, 1); a pair: drawn uniformly between the two for each image.
+        fill: What corrupted pixels become: Gaussian noise, zeros, content from elsewhere in the image ("self") or
+            of another image ("alien").
+        alien: Probability, in [0, 1], that an image is corrupted by another image's pixels at the same places instead.
+        alien_ratio: Share of the image to corrupt in that case, in (0, 1).
+        align: "pixel": rectangles lie anywhere; "patch": they consist of whole patches.
+        largest: Sides of rectangles are below this share of the image's, in (0, 1).
+        anchors: How corners are drawn, "published" or "uniform", see above.
+        exact: True: exactly the ratio of the cells is corrupted.
     """
 
     ratio: Ratio | RatioRange = (0.5, 0.75)
@@ -46,7 +85,7 @@ class Gmml(Strategy):
     anchors: Literal["published", "uniform"] = "published"
     exact: bool = False
 
-    def matched(self, ratio: float) -> "Gmml":
+    def matched(self, ratio: float) -> Self:
         return self.replace(ratio=ratio, alien_ratio=ratio, align="patch", exact=True)
 
     def __call__(self, images: Tensor, context: Context) -> View:
@@ -55,43 +94,37 @@ class Gmml(Strategy):
         drawn = context.uniform(2)
         alien = drawn[:, :1] < self.alien
         ratio = torch.where(alien, self.alien_ratio, low + (high - low) * drawn[:, 1:])
-        rounds = 1 if max(high, self.alien_ratio) <= 0.8 else 3  # published anchors leave the top left bare for long
-        rank, shifts = self.rectangles(context, cells, rounds)
-        covered = self.cut(rank, ratio, cells, context, rounds * CANDIDATES - 1)
+        # Published anchors leave the top left bare for long: high ratios need more than one round.
+        rectangles = self.draw_rectangles(context, cells, rounds=1 if max(high, self.alien_ratio) <= 0.8 else 3)
+        covered = self.select_covered(rectangles, ratio, cells, context)
         weight, other = covered.to(images.dtype), alien.to(images.dtype)
         # lerp_ at weights of 0 and 1 is exact, needs no memory, and takes a tenth of the time of torch.where on a CPU.
-        corrupted = self.content(images, context, cells, rank, shifts)
+        corrupted = self.make_content(images, context, cells, rectangles)
         corrupted.lerp_(images, cells.pixels(1 - weight * (1 - other)))
         if self.alien > 0:
             corrupted.lerp_(images[context.partner()], cells.pixels(weight * other))
         return View(corrupted, terms=(Term(weight=weight if self.align == "patch" else cells.pixels(weight)),))
 
-    def rectangles(self, context: Context, cells: Grid, rounds: int) -> tuple[Tensor, Tensor]:
-        """rounds * CANDIDATES random rectangles in order. rank (B, cells) int32: the first that covers each cell, one
-        past the last where none does. shifts (B, rounds * CANDIDATES): how far away a rectangle's "self" content lies,
-        in cells."""
-        ranks, shifts = zip(*(self.one_round(context, cells) for _ in range(rounds)), strict=True)
-        rank = ranks[0]
+    def draw_rectangles(self, context: Context, cells: Grid, rounds: int) -> Rectangles:
+        """Draw `rounds` times CANDIDATES rectangles; those of a later round count only where no earlier one covers."""
+        found = [self.draw_round(context, cells) for _ in range(rounds)]
+        first = found[0].first
         for number in range(1, rounds):
-            rank = torch.where(rank == number * CANDIDATES, rank + ranks[number], rank)
-        return rank, torch.cat(shifts, 1)
+            first = torch.where(first == number * CANDIDATES, first + found[number].first, first)
+        return Rectangles(first, torch.cat([each.shift for each in found], 1))
 
-    def one_round(self, context: Context, cells: Grid) -> tuple[Tensor, Tensor]:
-        """Rank and shifts of CANDIDATES rectangles, all at once.
+    def draw_round(self, context: Context, cells: Grid) -> Rectangles:
+        """Draw CANDIDATES rectangles, all at once."""
+        vertical = self.draw_spans(context, cells.rows, cells.patch)
+        horizontal = self.draw_spans(context, cells.cols, cells.patch)
+        first = number_of_first_cover(
+            membership(vertical.start, vertical.extent, cells.rows),
+            membership(horizontal.start, horizontal.extent, cells.cols),
+        )
+        return Rectangles(first, vertical.shift * cells.cols + horizontal.shift)
 
-        The product of the rectangles' row and column memberships, rectangle m weighing 4**-m, is a number whose
-        exponent is that of the first rectangle that covers the cell: the sum of all later ones is below a third of it.
-        """
-        top, height, row_shift = self.spans(context, cells.rows, cells.patch)
-        left, width, col_shift = self.spans(context, cells.cols, cells.patch)
-        rows, cols = membership(top, height, cells.rows), membership(left, width, cells.cols)
-        power = torch.exp2(2.0 * (62 - torch.arange(CANDIDATES, device=rows.device)))
-        sums = (rows * power[:, None]).transpose(1, 2) @ cols
-        exponent = (sums.flatten(1).view(torch.int32) >> 23).sub_(127)  # -127 where no rectangle is
-        return exponent.bitwise_right_shift_(1).neg_().add_(62), row_shift * cells.cols + col_shift
-
-    def spans(self, context: Context, cells: int, unit: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Start, extent and shift along one axis, (B, CANDIDATES) each, in cells."""
+    def draw_spans(self, context: Context, cells: int, unit: int) -> Spans:
+        """Draw the rectangles' extents along an axis of `cells` cells of `unit` px."""
         side = cells * unit
         most = int(self.largest * side)
         if most <= unit:
@@ -111,20 +144,23 @@ class Gmml(Strategy):
             start = start.clamp(min=0)
             extent = end - start
         source = context.integers(cells - extent + 1, CANDIDATES)
-        return start, extent, source - start
+        return Spans(start, extent, source - start)
 
-    def cut(self, rank: Tensor, ratio: Tensor, cells: Grid, context: Context, last: int) -> Tensor:
-        """(B, cells) bool: the first rectangles whose union reaches `ratio` (B, 1) of the cells; all if none does."""
+    def select_covered(self, rectangles: Rectangles, ratio: Tensor, cells: Grid, context: Context) -> Tensor:
+        """(B, N) bool: the first rectangles until their union reaches `ratio` (B, 1) of the cells; else all."""
+        first = rectangles.first
         if self.exact:
-            order = context.uniform(cells.size) - rank
+            order = context.uniform(cells.size) - first
             if isinstance(self.ratio, float) and self.alien_ratio == self.ratio:
                 return hide(order, cells.count(self.ratio))
             return hide(order, cells.count(ratio))
-        counts = rank.new_zeros(len(rank), last + 2).scatter_add_(1, rank.long(), torch.ones_like(rank))
-        short = (counts.cumsum(1) < ratio * cells.size).sum(1, keepdim=True)  # of the first ranks, too few are covered
-        return rank <= short.clamp(max=last)
+        number = rectangles.shift.shape[1]
+        # How many cells each rectangle adds to those before it; the last entry counts the cells that stay uncovered.
+        added = first.new_zeros(len(first), number + 1).scatter_add_(1, first.long(), torch.ones_like(first))
+        too_few = (added.cumsum(1) < ratio * cells.size).sum(1, keepdim=True)
+        return first <= too_few.clamp(max=number - 1)
 
-    def content(self, images: Tensor, context: Context, cells: Grid, rank: Tensor, shifts: Tensor) -> Tensor:
+    def make_content(self, images: Tensor, context: Context, cells: Grid, rectangles: Rectangles) -> Tensor:
         """(B, C, H, W), new memory: what the covered pixels become."""
         match self.fill:
             case "noise":
@@ -132,9 +168,37 @@ class Gmml(Strategy):
             case "zeros":
                 return torch.zeros_like(images)
             case "self":
-                shift = shifts.gather(1, rank.long().clamp(max=shifts.shape[1] - 1))
-                source = (torch.arange(cells.size, device=images.device) + shift) % cells.size
+                covering = rectangles.first.long().clamp(max=rectangles.shift.shape[1] - 1)
+                cell = torch.arange(cells.size, device=images.device)
+                source = (cell + rectangles.shift.gather(1, covering)) % cells.size
                 values = cells.patchify(images)
                 return cells.unpatchify(values.gather(1, source[..., None].expand_as(values)))
             case "alien":
                 return images[context.partner()]
+
+
+def number_of_first_cover(rows: Tensor, cols: Tensor) -> Tensor:
+    """The number of the first rectangle that covers each cell, CANDIDATES where none does.
+
+    One matrix product finds it for all cells: rectangle m gets the weight 4**-m, and a cell the sum of the weights of
+    the rectangles that cover it. All later rectangles together weigh less than a third of the first one, so the sum is
+    at least 4**-m and below 2 * 4**-m. Its exponent of 2, read from the bits of the float32, is -2 m exactly. (All
+    weights are 4**62 times as large, so that none is subnormal.)
+
+    Example, for a cell that rectangles 2 and 3 cover:
+        sum = 4**60 + 4**59 = 1.25 * 2**120       the bits of its exponent hold 127 + 120 = 247
+        (247 - 127) >> 1 = 60,  62 - 60 = 2       the first one
+        no rectangle: sum = 0, bits 0             62 - (-127 >> 1) = 126 = CANDIDATES
+    tests/strategies/test_gmml.py::test_first_cover_is_that_of_the_plain_loop holds it to a plain loop.
+
+    Args:
+        rows: (B, M, rows) float32, 1 where a rectangle covers the row, else 0; M = CANDIDATES.
+        cols: (B, M, cols) float32, the same for columns.
+
+    Returns:
+        (B, rows * cols) int32 in [0, CANDIDATES].
+    """
+    weight = torch.exp2(2.0 * (62 - torch.arange(CANDIDATES, device=rows.device)))
+    sums = (rows * weight[:, None]).transpose(1, 2) @ cols
+    exponent = (sums.flatten(1).view(torch.int32) >> 23).sub_(127)
+    return exponent.bitwise_right_shift_(1).neg_().add_(62)

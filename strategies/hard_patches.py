@@ -6,7 +6,19 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import nn
 
-from maskbench.strategy import Context, Grid, Outcome, Ratio, Share, Strategy, Tensor, View, dataclass, hide, register
+from maskbench.strategy import (
+    Context,
+    Grid,
+    Ratio,
+    Share,
+    StepOutput,
+    Strategy,
+    Tensor,
+    View,
+    dataclass,
+    hide,
+    register,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +27,17 @@ class HardestFirst(Strategy):
 
     Wang et al., "Hard Patches Mining for Masked Image Modeling", CVPR 2023, arXiv 2304.05919: of the count, the share
     `hardest` * progress, so more of them as training goes on, is the hardest; the rest is drawn at random.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
+        hardest: Share of these, in [0, 1], that are the hardest at the end of the training.
     """
 
     ratio: Ratio = 0.75
     hardest: Share = 0.5
 
-    def hiding(self, images: Tensor, context: Context, hardness: Callable[[], Tensor]) -> View:
-        """The view that hides the hardest patches and random others. hardness: (B, N), asked for only when needed."""
+    def hide_hardest(self, images: Tensor, context: Context, hardness: Callable[[], Tensor]) -> View:
+        """The view that hides the hardest patches and random others. hardness: (B, N), called only if it is needed."""
         grid = context.grid
         count = grid.count(self.ratio)
         scores = context.uniform(grid.size)
@@ -43,7 +59,7 @@ class HardPatches(HardestFirst):
     needs: ClassVar[frozenset[str]] = frozenset({"patch_loss"})
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        return self.hiding(images, context, lambda: context.patch_loss)
+        return self.hide_hardest(images, context, lambda: context.patch_loss)
 
 
 @register("hard-patches-predicted")
@@ -63,20 +79,20 @@ class HardPatchesPredicted(HardestFirst):
         return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 1))
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        return self.hiding(images, context, lambda: self.predicted(context).detach())
+        return self.hide_hardest(images, context, lambda: self.predict_loss(context).detach())
 
-    def predicted(self, context: Context) -> Tensor:
-        """(B, N), higher is harder."""
+    def predict_loss(self, context: Context) -> Tensor:
+        """(B, N), higher is harder, in no unit."""
         assert context.module is not None, "made by build"
         predicted: Tensor = context.module(context.features.float())[..., 0].float()
         return predicted
 
-    def loss(self, view: View, outcome: Outcome, context: Context) -> Tensor | None:
-        if outcome.patch_loss is None or view.recovered is None:
+    def loss(self, view: View, output: StepOutput, context: Context) -> Tensor | None:
+        if output.patch_loss is None or view.recovered is None:
             raise ValueError(f"{self.name} needs the loss of each patch; choose --objective mae")
-        predicted = self.predicted(context)
+        predicted = self.predict_loss(context)
         pairs = (view.recovered[:, :, None] & view.recovered[:, None]).triu(1)
         margin = predicted[:, :, None] - predicted[:, None]
-        harder = (outcome.patch_loss[:, :, None] > outcome.patch_loss[:, None]).float()
+        harder = (output.patch_loss[:, :, None] > output.patch_loss[:, None]).float()
         errors = F.binary_cross_entropy_with_logits(margin, harder, reduction="none")
         return (errors * pairs).sum() / pairs.sum().clamp_min(1)

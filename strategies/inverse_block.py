@@ -19,6 +19,11 @@ class InverseBlock(Strategy):
     centres drawn with replacement, `adjust` more than the visible share would need, then single patches added or
     removed at random until the count is met. No deviation known; the reference's 16 masks for each image belong to the
     objective.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
+        side: Side of the squares in patches, 1 or more.
+        adjust: Share of the patches, in [0, 1), by which the squares' total area exceeds the share seen.
     """
 
     ratio: Ratio = 0.8
@@ -46,6 +51,10 @@ class InverseBlockRoll(Strategy):
     Darcet et al., "Cluster and Predict Latent Patches for Improved Masked Image Modeling" (CAPI), 2025, arXiv
     2502.08769: the block's aspect is log-uniform in [1 / aspect, aspect], it is cut in raster order to the count, and
     rolled around the torus. Deviation: the count is the common one (`Grid.count`), one patch more hidden at most.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
+        aspect: Largest ratio of the block's sides, 1 or more.
     """
 
     ratio: Ratio = 0.65

@@ -11,10 +11,13 @@ from maskbench.strategy import Context, Scope, Strategy, Tensor, View, dataclass
 @register("grid")
 @dataclass(frozen=True, kw_only=True)
 class GridMask(Strategy):
-    """Keeps the same patch of every 2 x 2: only four masks exist, and every hidden patch has a visible neighbour.
+    """Shows the same patch of every 2 x 2: only four masks exist, and every masked patch has a seen neighbour.
 
     The grid-wise ablation of He et al., arXiv 2111.06377 (Table 1f), whose code is not published; which of the four
-    patches is kept is drawn for each image (scope). Hides exactly 75 %.
+    patches is seen is drawn for each image (scope). Hides exactly 75 %.
+
+    Attributes:
+        scope: "image": each image draws the patch that is seen; "batch": one draw for all.
     """
 
     scope: Scope = "image"
@@ -36,8 +39,12 @@ class Checkerboard(Strategy):
     """Hides every other cell of `unit` x `unit` patches, the black or the white ones.
 
     Nguyen and Park, "SymMIM", 2024, arXiv 2408.12772: cells of 16 px for the online encoder, 32 px for the momentum
-    encoder, which maskbench's common setting has not. Two complementary masks exist; which is drawn for each image.
-    Hides exactly half of an even grid.
+    encoder, which maskbench's common setting does not have. Two complementary masks exist; which is drawn for each
+    image. Hides exactly half of an even grid.
+
+    Attributes:
+        unit: Side of a cell in patches, 1 or more.
+        scope: "image": each image draws the colour that is masked; "batch": one draw for all.
     """
 
     unit: Annotated[int, Field(ge=1)] = 1
@@ -60,13 +67,17 @@ class Checkerboard(Strategy):
 @register("uniform")
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Strategy):
-    """Keeps one patch of every 2 x 2, drawn anew in each window, and replaces a part of those kept by a mask token.
+    """Keeps one patch of every 2 x 2, drawn anew in each window, and makes some of those kept mask tokens.
 
     Li et al., "Uniform Masking: Enabling MAE Pre-training for Pyramid-based Vision Transformers with Locality", 2022,
     arXiv 2205.10063. As published, the positions come from a shuffled pool with equally many of each of the four
     (`pool`), so their counts vary less (variance 4.7 at 49 windows) than independent draws' ("independent", 9.2).
-    Replaced patches (`secondary`) carry no loss. Hides 75 %, and 81.6 % with the replaced ones at 14 x 14; the matched
+    Mask tokens (`secondary`) carry no loss. Hides 75 %, and 81.6 % with the mask tokens at 14 x 14; the matched
     regime drops the secondary masking. No deviation known.
+
+    Attributes:
+        secondary: Share, in [0, 1), of the patches kept that become mask tokens.
+        pool: True: positions come from a shuffled pool, as published; False: independent draws.
     """
 
     secondary: Annotated[float, Field(ge=0, lt=1)] = 0.25

@@ -17,6 +17,12 @@ class Mix(Strategy):
     for which it is experimental: the reference keeps attention within each source and recovers both images from one
     encoding; here attention crosses sources and an image's own cells alone are recovered. Partners are drawn among 32
     neighbours, where the reference reverses the batch. Whole cells round the count up, 0.5 to 25 of 49.
+
+    Attributes:
+        ratio: Share of the image that shows the other one and is to be recovered, in (0, 1).
+        unit: Side of a cell in patches, 1 or more.
+        exact: True: the count of patches is met exactly, if need be within a cell.
+        scope: "batch": the same cells in all images; "image": each draws its own.
     """
 
     experimental = True

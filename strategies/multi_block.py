@@ -11,14 +11,19 @@ from maskbench.strategy import Context, Ratio, Strategy, Tensor, View, dataclass
 @register("multi-block")
 @dataclass(frozen=True, kw_only=True)
 class MultiBlock(Strategy):
-    """Shows a large block minus the blocks to recover; whatever lies outside both is thrown away.
+    """Shows a large block minus the blocks to recover; whatever lies outside both is dropped.
 
     Assran et al., "Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture", CVPR 2023,
     arXiv 2301.08243. As published, sizes are drawn once for the batch, area and aspect of the targets by one and the
     same number, and no block ever touches the last row and column (`edge`=False). `ratio` set: exactly that share is
     hidden, by showing a random part of the large block or more around it. Deviations: index lists are not cut to the
     batch's shortest, which drops bottom rows; targets are recovered together, not by a predictor call each; an image
-    is not drawn again where fewer than 10 patches stay visible.
+    is not drawn again where fewer than 10 patches are seen.
+
+    Attributes:
+        targets: Blocks to recover, 1 or more.
+        ratio: Share of the patches hidden, in (0, 1); None: as the blocks happen to leave it.
+        edge: True: blocks may touch the last row and column, too.
     """
 
     targets: Annotated[int, Field(ge=1)] = 4
@@ -33,8 +38,8 @@ class MultiBlock(Strategy):
         grid = context.grid
         drawn = context.uniform(2, scope="batch")
         area = (grid.size * (0.15 + 0.05 * drawn[:, :1])).floor()
-        target = self.blocks(context, area, 0.75 + 0.75 * drawn[:, :1], self.targets)
-        whole = self.blocks(context, (grid.size * (0.85 + 0.15 * drawn[:, 1:])).floor(), torch.ones_like(area), 1)
+        target = self.draw_blocks(context, area, 0.75 + 0.75 * drawn[:, :1], self.targets)
+        whole = self.draw_blocks(context, (grid.size * (0.85 + 0.15 * drawn[:, 1:])).floor(), torch.ones_like(area), 1)
         seen = whole & ~target
         if self.ratio is None:
             return View(images, ~seen, thrown=~seen & ~target)
@@ -42,7 +47,7 @@ class MultiBlock(Strategy):
         hidden = hide(2 * target + 1 * ~whole + context.uniform(grid.size), count)
         return View(images, hidden, thrown=hidden & ~target, length=grid.size - count)
 
-    def blocks(self, context: Context, area: Tensor, aspect: Tensor, number: int) -> Tensor:
+    def draw_blocks(self, context: Context, area: Tensor, aspect: Tensor, number: int) -> Tensor:
         """(B, N) bool: the union of `number` blocks of this size (B, 1) at random places."""
         grid = context.grid
         if min(grid.rows, grid.cols) < 2:

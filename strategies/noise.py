@@ -11,7 +11,7 @@ from maskbench.strategy import Context, Grid, Positive, Strategy, Tensor, Term, 
 Schedule = Literal["linear", "fixed", "vp", "ddpm", "edm"]
 
 
-class Components(nn.Module):
+class PrincipalComponents(nn.Module):
     """Principal components of patches of P values: their mean (P,), the basis (P, P), a component a column, the largest
     first, and the overall standard deviation () of those that are kept."""
 
@@ -38,8 +38,15 @@ class Noise(Strategy):
     signal^2 uniform; "ddpm", the linear beta schedule of DDAE (arXiv 2303.09769); "edm", its log-normal sigma. Weights:
     1 / (1 + sigma^2), under vp and ddpm signal^2 (l-DAE's for clean targets; DDAE weighs the noise's error by 1), under
     edm EDM's, all relative to the other images of the batch. Deviations: sigma is in units of the components' overall
-    standard deviation, which the paper leaves open; the model is told the level by `condition` only if the objective
+    standard deviation, which the paper leaves open; the model learns the level from `condition` only if the objective
     passes it on; components are fitted on a sample of the data.
+
+    Attributes:
+        space: Where noise is added: principal components of patches ("patch-pca") or "pixel".
+        schedule: How levels are drawn, see above.
+        sigma: Noise level, or the highest one, above 0, for the schedules "fixed" and "linear".
+        components: Principal components of a patch that are kept, 1 or more.
+        rest: Weight, 0 or more, of the error along the components that are lost.
     """
 
     version: ClassVar[int] = 2  # 1 was fitted to the first images, of one class where folders are classes
@@ -58,16 +65,16 @@ class Noise(Strategy):
         centred = patches - mean
         variance, basis = torch.linalg.eigh(centred.T @ centred / len(centred))
         scale = variance.flip(0)[: self.components].mean().clamp_min(1e-12).sqrt()
-        return Components(mean.float(), basis.flip(1).float(), scale.float())
+        return PrincipalComponents(mean.float(), basis.flip(1).float(), scale.float())
 
     def __call__(self, images: Tensor, context: Context) -> View:
-        signal, sigma, weight = (value[:, None, None] for value in self.level(context))
+        signal, sigma, weight = (value[:, None, None] for value in self.draw_level(context))
         if self.space == "pixel":
             signal, sigma, weight = signal[..., None], sigma[..., None], weight[..., None]
             noisy = signal * images + sigma * context.normal(*images.shape[1:]).to(images.dtype)
             return View(noisy, terms=(Term(weight=weight),), condition=sigma.flatten())
         grid, fitted = context.grid, context.module
-        assert isinstance(fitted, Components), "fitted by build"
+        assert isinstance(fitted, PrincipalComponents), "fitted by build"
         kept = fitted.basis[:, : self.components]
         latent = (grid.patchify(images) - fitted.mean) @ kept
         latent = signal * latent + sigma * fitted.scale * context.normal(*latent.shape[1:])
@@ -82,7 +89,7 @@ class Noise(Strategy):
         term = Term(weight=grid.unpatchify(weight), warp=components, warp_target=True)
         return View(noisy, terms=(term,), condition=sigma.flatten())
 
-    def level(self, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def draw_level(self, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(B,) each: what the signal and the noise are multiplied by, and the weight of the image's error."""
         if self.schedule == "edm":  # for data of unit variance: twice the sigma of EDM's data at 0.5
             sigma = 2 * torch.exp(1.2 * context.normal(1)[:, 0] - 1.2)

@@ -16,6 +16,11 @@ class RandomCoarse(Strategy):
     Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv 2111.09886: cells of 32 px,
     that is 2 patches of 16. Whole cells round the count up, 0.6 to 120 of 196 patches; `exact` shows a part of the last
     cell to meet the patches' count. No deviation known.
+
+    Attributes:
+        ratio: Share of the cells masked, in (0, 1).
+        unit: Side of a cell in patches, 1 or more.
+        exact: True: the count of patches is met exactly, within a cell if need be.
     """
 
     ratio: Ratio = 0.6

@@ -10,6 +10,9 @@ class Random(Strategy):
 
     He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377. Same distribution and
     count as the reference; kept tokens stay in raster order, which changes nothing since positions are added first.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
     """
 
     ratio: Ratio = 0.75

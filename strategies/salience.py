@@ -19,6 +19,12 @@ class Salience(Strategy):
     paper's adaptive ratio: ratio - adaptive + 2 * adaptive * (share of patches with salience above `delta`).
     Deviations: the reference averages that share over the batch, here it is each image's own, as the paper says; its
     values of adaptive and delta are not published, so it is off by default.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
+        noise: Upper end of the uniform noise added to the salience, 0 or more.
+        adaptive: How far an image's own ratio may differ from `ratio`, in [0, 0.5); 0: not at all.
+        delta: Salience, in [0, 1], above which a patch counts as salient for the adaptive ratio.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})

@@ -1,4 +1,4 @@
-"""Few pixels (MFM's super-resolution baseline)."""
+"""An image of low resolution (MFM's super-resolution baseline)."""
 
 from typing import Annotated
 
@@ -15,6 +15,9 @@ class SuperResolution(Strategy):
 
     The baseline of Xie et al., "Masked Frequency Modeling for Self-Supervised Visual Pre-Training" (MFM), ICLR 2023,
     arXiv 2206.07706. Deviation: the error is the objective's, where the reference compares spectra.
+
+    Attributes:
+        factor: How many times smaller each side becomes, 2 or more.
     """
 
     factor: Annotated[int, Field(ge=2)] = 8

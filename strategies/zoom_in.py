@@ -8,15 +8,19 @@ from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, Term, Vi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widened(Strategy):
-    """What both have in common: the prediction is read as a wider crop, of which the encoder sees the centre."""
+class WiderCrop(Strategy):
+    """What both have in common: the prediction is read as a wider crop, of which the encoder sees the centre.
+
+    Attributes:
+        inner: Weight of the centre's loss, in [0, 1]; the border's is 1 minus it.
+    """
 
     source_scale: ClassVar[float] = 288 / 224
 
     inner: Share = 0.8
 
     def terms(self, images: Tensor, source: Tensor, hidden: Tensor | None) -> tuple[Term, Term]:
-        """The centre's loss, over `hidden` or everywhere, and the loss of the border strips around it."""
+        """The term of the centre, over `hidden` or everywhere, and the term of the four border strips around it."""
         (height, width), wide = images.shape[2:], source.shape[2:]
         top, left = (wide[0] - height) // 2, (wide[1] - width) // 2
 
@@ -44,7 +48,7 @@ class Widened(Strategy):
 
 @register("zoom-in")
 @dataclass(frozen=True, kw_only=True)
-class ZoomIn(Widened):
+class ZoomIn(WiderCrop):
     """Shows the centre of a wider crop; the prediction is read as the whole wider crop.
 
     Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", 2022, arXiv
@@ -58,13 +62,16 @@ class ZoomIn(Widened):
 
 @register("zoom-in-mask")
 @dataclass(frozen=True, kw_only=True)
-class ZoomInMask(Widened):
+class ZoomInMask(WiderCrop):
     """Shows the masked centre of a wider crop; the prediction is read as the whole wider crop.
 
     Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", 2022, arXiv
     2203.14313: the integrated task. The prediction, magnified to the wider crop, must match the hidden patches at its
     centre (weight `inner`) and the four border strips around it (1 - `inner` times the sum of their mean errors). Areas
     are resized by adaptive average pooling, as in the reference. No deviation known.
+
+    Attributes:
+        ratio: Share of the patches masked, in (0, 1).
     """
 
     ratio: Ratio = 0.75

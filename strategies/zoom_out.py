@@ -19,7 +19,11 @@ class ZoomOut(Strategy):
     2203.14313. The prediction is shrunk and mirrored as the image was, and compared there, so mirrored pixels count
     several times. As published the place is drawn once for the batch (scope "batch"). Deviations: the small image is
     the crop resized by area, where the reference crops at the small size and magnifies the target; the released code
-    cannot run without a token mask, which the pure task has not.
+    cannot run without a token mask, which the pure task does not have.
+
+    Attributes:
+        share: Side of the small image as a share of the whole, in (0, 1).
+        scope: "batch": one place is drawn for all images; "image": one for each.
     """
 
     share: Annotated[float, Field(gt=0, lt=1)] = 160 / 224
@@ -29,7 +33,7 @@ class ZoomOut(Strategy):
         sides = images.shape[2:]
         small = tuple(max(1, round(side * self.share)) for side in sides)
         rows, cols = (
-            mirrored(side, part, context.integers(max(1, side - part), 1, scope=self.scope))
+            mirror_index(side, part, context.integers(max(1, side - part), 1, scope=self.scope))
             for side, part in zip(sides, small, strict=True)
         )
 
@@ -40,7 +44,7 @@ class ZoomOut(Strategy):
         return View(shrink(images), terms=(Term(warp=shrink, warp_target=True),))
 
 
-def mirrored(side: int, part: int, start: Tensor) -> Tensor:
+def mirror_index(side: int, part: int, start: Tensor) -> Tensor:
     """(B, side) int64: which of `part` pixels lies at each place, `start` (B, 1) the place of the first, the edge
     pixel repeated at each reflection."""
     place = (torch.arange(side, device=start.device) - start) % (2 * part)

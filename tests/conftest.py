@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.real_data import DATA
+
 os.environ.setdefault("MPLBACKEND", "agg")
-DATA = Path(os.environ.get("MASKBENCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session", autouse=True)

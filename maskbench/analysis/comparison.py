@@ -1,95 +1,91 @@
-"""Records as rows to compare: means, intervals, differences from a baseline, groups that cannot be told apart."""
+"""The main table: a row for each strategy, with means, intervals, differences from a baseline, and groups."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from maskbench.analysis import statistics
-from maskbench.analysis.results import group_of, is_control
-from maskbench.analysis.table_formats import UNFINISHED
+from maskbench.analysis.comparison_section import (
+    Accuracy,
+    BaselineDifference,
+    ComparisonRow,
+    ComparisonSection,
+    TuningEffort,
+)
+from maskbench.analysis.metrics import BASELINE, COSTS, LENGTHS, METRICS, PRIMARY, deciding_metric
+from maskbench.analysis.results import group_of, is_control, split_groups
+from maskbench.analysis.sections import round_known, round_stable
 from maskbench.record import EXTERNAL, RunRecord
 
-METRICS = ("knn/top1/cls", "knn/top1/mean", "linear/top1/cls", "linear/top1/mean")
-PRIMARY = METRICS[::-1]  # the first of these that there is decides order, differences and groups
-COSTS = (
-    "cost/images_per_s",
-    "cost/mask_share",
-    "cost/peak_memory_mib",
-    "cost/gflops_per_image",
-    "realised_ratio_mean",
-)
-LENGTHS = ("epochs", "cost/train_s", "cost/train_tflops")  # of the training, where a budget decides it
-BASELINE = "random"
-Spent = Mapping[tuple[str, str], tuple[int, float]]  # by group and row: combinations tried, seconds
-LETTERED = 64  # rows at most, beyond which pairwise groups say nothing to a reader
+MAX_LETTERED = 64  # rows, beyond which pairwise groups say nothing to a reader
+Scores = dict[str, dict[int, float]]  # label -> seed -> accuracy
 
 
-def comparison(
+@dataclass
+class Trials:
+    """The tuning trials of one row of one group.
+
+    Attributes:
+        settings: The combinations that were tried, as text.
+        seconds: Wall time of all of them together.
+    """
+
+    settings: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+
+
+TrialsByRow = Mapping[tuple[str, str], Trials]  # by group, and name of the row in the suite
+
+
+def compare_strategies(
     results: pd.DataFrame, baseline: str = BASELINE, trials: Sequence[RunRecord] = ()
-) -> list[dict[str, Any]]:
+) -> list[ComparisonSection]:
     """A section for each group of runs that may be compared, in order of group.
 
-    results: maskbench.analysis.results.frame. trials: by which settings were chosen. A section: {"group", "dataset",
-    "machines", "metric" (which decides), "baseline" (None where the group has none), "budget" (whether one other than
-    epochs decides the training's length), "rows", "notes" (what the numbers mean, in sentences)}. A row, over complete
-    runs: {"label", "control", "n", "failed", "diverged", "missing" (seeds that others of the group have), for each
-    metric {"mean", "sd", "low", "high"}, for each cost {"mean"}, "tuned", "trials", "cost/tuning_s", "difference" {"n",
-    "mean", "low", "high", "p", "p_holm", "detectable"}, "letters", "best"}; what cannot be said is absent or None.
-    random-init comes first, supervised last, the rest by the deciding metric; then encoders from elsewhere, in every
-    group that was asked the same of the same data.
+    The control random-init comes first, supervised last, strategies between them by the deciding metric; then encoders
+    from elsewhere, in every group that evaluates with the same probes on the same data.
+
+    Args:
+        results: From `maskbench.analysis.results.to_frame`.
+        baseline: The label that others are compared with; a group without it has no differences.
+        trials: Records of the tuning trials by which settings were chosen.
     """
-    spent = _spent(trials)
-    return [_section(str(group), runs, baseline, spent) for group, runs in groups(results)]
+    tried = _group_trials(trials)
+    return [_make_section(group, runs, baseline, tried) for group, runs in split_groups(results)]
 
 
-def groups(results: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each group and its runs, in order; encoders from elsewhere join those that were asked the same."""
-    external = results["objective"] == EXTERNAL
-    for group, runs in results[~external].groupby("group", sort=True):
-        yield str(group), pd.concat([runs, results[external & results["asked"].isin(runs["asked"])]])
-    alone = results[external & ~results["asked"].isin(results["asked"][~external])]
-    for group, runs in alone.groupby("group", sort=True):
-        yield str(group), runs
+def _group_trials(trials: Sequence[RunRecord]) -> TrialsByRow:
+    tried: dict[tuple[str, str], Trials] = {}
+    for run in trials:
+        tuning = run.config["tuning"]
+        own = tried.setdefault((group_of(run), tuning["row"]), Trials())
+        own.settings.add(str(tuning["settings"]))
+        own.seconds += run.metrics["cost/wall_s"]
+    return tried
 
 
-def _spent(trials: Sequence[RunRecord]) -> Spent:
-    """What was tried for a group's row, and how long that took."""
-    spent: dict[tuple[str, str], list[RunRecord]] = {}
-    for trial in trials:
-        spent.setdefault((group_of(trial), trial.config["tuning"]["row"]), []).append(trial)
-    return {
-        place: (
-            len({str(run.config["tuning"]["settings"]) for run in runs}),
-            sum(run.metrics["cost/wall_s"] for run in runs),
-        )
-        for place, runs in spent.items()
-    }
-
-
-def _section(group: str, members: pd.DataFrame, baseline: str, spent: Spent) -> dict[str, Any]:
+def _make_section(group: str, members: pd.DataFrame, baseline: str, tried: TrialsByRow) -> ComparisonSection:
     complete = members[members["status"] == "complete"]
-    metric = next((name for name in PRIMARY if name in complete and complete[name].notna().any()), PRIMARY[0])
+    metric = deciding_metric(complete) or PRIMARY[0]
     seeds = set(members["seed"][members["objective"] != EXTERNAL])
-    rows = [_row(str(label), runs, seeds, spent) for label, runs in members.groupby("label", sort=True)]
+    rows = [_make_row(str(label), runs, seeds, tried) for label, runs in members.groupby("label", sort=True)]
     scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
-    scores = {label: of_seed for label, of_seed in scores.items() if of_seed and not is_control(label)}
-    known = baseline if baseline in scores else None
-    if known is not None:
-        _add_differences(rows, scores, known)
+    scores = {label: by_seed for label, by_seed in scores.items() if by_seed and not is_control(label)}
+    if baseline in scores:
+        _add_differences(rows, scores, baseline)
     _add_letters(rows, scores)
-    rows.sort(key=lambda row: rank(row["label"], row.get(metric)))
-    section = {
-        "group": group,
-        "dataset": members["dataset"].iloc[0],
-        "machines": sorted(set(members["machine"])),
-        "metric": metric,
-        "baseline": known,
-        "budget": " of training" in group,
-        "rows": rows,
-    }
-    return {**section, "notes": notes(section)}
+    rows.sort(key=lambda row: sort_key(row.label, row.mean(metric)))
+    return ComparisonSection(
+        group=group,
+        rows=rows,
+        dataset=members["dataset"].iloc[0],
+        machines=sorted(set(members["machine"])),
+        metric=metric,
+        baseline=baseline if baseline in scores else None,
+        has_budget=" of training" in group,
+    )
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -99,110 +95,74 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
     return {int(seed): float(value) for seed, value in zip(known["seed"], known[metric], strict=True)}
 
 
-def _row(label: str, runs: pd.DataFrame, seeds: set[int], spent: Spent) -> dict[str, Any]:
+def _make_row(label: str, runs: pd.DataFrame, seeds: set[int], tried: TrialsByRow) -> ComparisonRow:
     complete = runs[runs["status"] == "complete"]
-    row: dict[str, Any] = {"label": label, "control": is_control(label), "n": len(complete)}
-    row |= {status: int((runs["status"] == status).sum()) for status in UNFINISHED[:2]}
-    row["missing"] = 0 if f"({EXTERNAL})" in label else len(seeds - set(runs["seed"]))
-    for name in (*METRICS, *COSTS, *LENGTHS):
-        values = complete[name].dropna().tolist() if name in complete else []
-        if not values:
-            continue
-        row[name] = {"mean": stable(float(np.mean(values)))}
-        if name in METRICS:
-            found = statistics.mean_interval(values)
-            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            row[name] |= {"sd": stable(sd), "low": stable(found.low), "high": stable(found.high)}
-    if "tuned" in runs and runs["tuned"].notna().all():
-        tried = [spent[place] for place in set(zip(runs["group"], runs["tuning_row"], strict=True)) if place in spent]
-        row["tuned"] = "; ".join(sorted(set(runs["tuned"])))
-        row["trials"] = max((count for count, _ in tried), default=int(runs["trials"].max()))
-        row["cost/tuning_s"] = {"mean": stable(sum(seconds for _, seconds in tried))}
-    return row
+    values = {name: complete[name].dropna().tolist() for name in (*METRICS, *COSTS, *LENGTHS) if name in complete}
+    unfinished = {status: int((runs["status"] == status).sum()) for status in ("failed", "diverged")}
+    missing = 0 if f"({EXTERNAL})" in label else len(seeds - set(runs["seed"]))
+    return ComparisonRow(
+        label=label,
+        is_control=is_control(label),
+        n=len(complete),
+        unfinished={**unfinished, "missing": missing},
+        accuracies={name: _accuracy(own) for name, own in values.items() if name in METRICS and own},
+        costs={name: round_known(float(np.mean(own))) for name, own in values.items() if name not in METRICS and own},
+        tuning=_tuning_effort(runs, tried),
+    )
 
 
-def _add_differences(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]], baseline: str) -> None:
+def _accuracy(values: list[float]) -> Accuracy:
+    estimate = statistics.mean_interval(values)
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    bounds = round_stable(estimate.low), round_stable(estimate.high)
+    return Accuracy(round_known(estimate.value), round_stable(sd), *bounds)
+
+
+def _tuning_effort(runs: pd.DataFrame, tried: TrialsByRow) -> TuningEffort | None:
+    """None where a run of the row was not tuned."""
+    if "tuned" not in runs or not runs["tuned"].notna().all():
+        return None
+    places = set(zip(runs["group"], runs["tuning_row"], strict=True))
+    own = [tried[place] for place in places if place in tried]
+    return TuningEffort(
+        settings="; ".join(sorted(set(runs["tuned"]))),
+        trials=max((len(each.settings) for each in own), default=int(runs["trials"].max())),
+        seconds=round_known(sum(each.seconds for each in own)),
+    )
+
+
+def _add_differences(rows: list[ComparisonRow], scores: Scores, baseline: str) -> None:
     """Of every strategy from the baseline; Holm-corrected over those that can be tested."""
     tested = []
     for row in rows:
-        label = row["label"]
-        if label == baseline or label not in scores:
+        if row.label == baseline or row.label not in scores:
             continue
-        found = statistics.paired_difference(scores[label], scores[baseline])
-        if found is not None:
-            row["difference"] = {name: stable(value) for name, value in vars(found).items()}
-            if found.p is not None:
-                tested.append((row, found.p))
-    adjusted = statistics.holm([p for _, p in tested])
-    for (row, _), p in zip(tested, adjusted, strict=True):
-        row["difference"]["p_holm"] = stable(p)
+        exact = statistics.paired_difference(scores[row.label], scores[baseline])
+        if exact is not None:
+            row.difference = BaselineDifference.rounded(exact)
+            if exact.p is not None:
+                tested.append((row.difference, exact.p))
+    adjusted = statistics.holm_adjust([p for _, p in tested])
+    for (difference, _), p in zip(tested, adjusted, strict=True):
+        difference.p_holm = round_known(p)
 
 
-def _add_letters(rows: list[dict[str, Any]], scores: dict[str, dict[int, float]]) -> None:
-    """The groups that cannot be told apart; best are all that the highest mean cannot be told apart from. Rows of too
+def _add_letters(rows: list[ComparisonRow], scores: Scores) -> None:
+    """The compact letter display, and which rows are best: those that share a letter with the highest mean. Rows of too
     few seeds are left out."""
-    enough = {label: of_seed for label, of_seed in scores.items() if len(of_seed) >= statistics.ENOUGH}
-    found = statistics.letters(enough) if 2 <= len(enough) <= LETTERED else {}
-    top = next(iter(found), None)
+    enough = {label: by_seed for label, by_seed in scores.items() if len(by_seed) >= statistics.MIN_SEEDS}
+    if not 2 <= len(enough) <= MAX_LETTERED:
+        return
+    letters = statistics.compact_letter_display(enough)
+    top = next(iter(letters), None)
     for row in rows:
-        if top is not None and row["label"] in found:
-            apart = statistics.told_apart(found[row["label"]], found[top])
-            row |= {"letters": found[row["label"]], "best": not apart}
+        if top is not None and row.label in letters:
+            row.letters = letters[row.label]
+            row.is_best = statistics.share_a_letter(row.letters, letters[top])
 
 
-def rank(label: str, answer: Mapping[str, Any] | None) -> tuple[int, float, str]:
-    """The place of a row whose deciding metric has this mean: the untrained first, labels and encoders from elsewhere
-    last."""
-    first = {"random-init": 0, "supervised": 2}.get(label.split(" ")[0], 1)
-    return 3 if f"({EXTERNAL})" in label else first, -1 * (answer or {"mean": -1.0})["mean"], label
-
-
-def stable(value: float | None) -> float | None:
-    """Seven digits: enough for any reader, and the same on every platform."""
-    return None if value is None else float(f"{value:.7g}")
-
-
-def notes(section: dict[str, Any]) -> list[str]:
-    """What the numbers of a section mean, and what they cannot show."""
-    rows = [row for row in section["rows"] if not row["control"] and row["n"]]
-    seeds = max((row["n"] for row in section["rows"]), default=0)
-    machines = ", ".join(section["machines"])
-    said = [f"Top-1 accuracy in % on test, mean over n seeds; images/s end to end on {machines}."]
-    if seeds == 1:
-        said.append("One seed: no interval can be given and nothing tested; small differences mean nothing.")
-    else:
-        said.append("±: half of the 95 % t interval over seeds.")
-    differences = [row["difference"] for row in rows if "difference" in row]
-    detectable = [found["detectable"] for found in differences if found["detectable"] is not None]
-    if detectable:
-        middle = 100 * float(np.median(detectable))
-        said.append(
-            f"Δ: difference from {section['baseline']} in {heading(section['metric'])}, paired by seed, with its 95 % "
-            f"interval; p: Holm-corrected over {len(detectable)} comparisons. Before that correction, a true "
-            f"difference of {middle:.1f} points (the median) would be found with a chance of 80 %."
-        )
-    elif differences and seeds > 1:
-        said.append(f"Fewer than {statistics.ENOUGH} seeds: nothing is tested.")
-    if any("letters" in row for row in rows):
-        said.append("Strategies that share a letter cannot be told apart; bold are the highest mean and those like it.")
-    if any(f"({EXTERNAL})" in row["label"] for row in section["rows"]):
-        said.append(f"{EXTERNAL.capitalize()}: encoders from elsewhere, of other sizes and trainings, asked the same.")
-    tuned = [row for row in rows if "tuned" in row]
-    if tuned:
-        said.append(
-            f"Tuned: {tuned[0]['trials']} combinations tried for each strategy, the best on validation with seeds of "
-            f"their own; tuning s: what that took. Controls are not tuned."
-        )
-    elif differences:
-        said.append("One learning rate for all, not tuned for each.")
-    if section["budget"]:
-        said.append("Whole epochs, as many as come nearest to the budget.")
-    if section["dataset"] == "shapes":
-        said.append("Generated data: a smoke test of the pipeline, not evidence about strategies.")
-    return said
-
-
-def heading(metric: str) -> str:
-    """ "knn/top1/cls" -> "k-NN cls"."""
-    probe, _, pooling = metric.partition("/top1/")
-    return f"{probe.replace('knn', 'k-NN')} {pooling}"
+def sort_key(label: str, mean: float | None) -> tuple[int, float, str]:
+    """Orders rows by the mean of the deciding metric: the untrained control first, the supervised one and encoders
+    from elsewhere last."""
+    place = {"random-init": 0, "supervised": 2}.get(label.split(" ")[0], 1)
+    return 3 if f"({EXTERNAL})" in label else place, 1.0 if mean is None else -mean, label

@@ -1,81 +1,126 @@
-"""Everything that the probes say, a row a question and a column an encoder, where they say more than the comparison."""
+"""Every probe, a row for each metric and a column for each encoder, where there is more than the comparison shows."""
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from maskbench.analysis import statistics
-from maskbench.analysis.comparison import METRICS, PRIMARY, groups, rank, stable
-from maskbench.analysis.results import Results
-from maskbench.analysis.table_formats import Column, Row, Section
+from maskbench.analysis.comparison import sort_key
+from maskbench.analysis.metrics import METRICS, PRIMARY
+from maskbench.analysis.results import Results, split_groups
+from maskbench.analysis.sections import (
+    MINUS,
+    Column,
+    Row,
+    Section,
+    estimate_to_json,
+    make_column,
+    round_estimate,
+)
+from maskbench.analysis.statistics import Estimate
 
-SHARES = ("top1", "sd", "miou", "pixel-accuracy", "attention-iou")  # shown in %
-NO_ANSWER = ("cost", "validation")  # metrics that no probe gave, or that chose settings
+IN_PERCENT = ("top1", "sd", "miou", "pixel-accuracy", "attention-iou")
+NOT_A_PROBE = ("cost", "validation")  # first parts of metrics that no probe gave, or that chose settings
+ByLabel = dict[str, Estimate]
 
 
-def sections(results: Results) -> list[Section]:
-    """For each group asked anything beyond k-NN and linear.
+@dataclass(kw_only=True)
+class ProbeRow(Row):
+    """One metric of a probe; its label is the metric's name with spaces.
 
-    A row: {"label" (the question), and for each encoder's label {"mean", "low", "high"}}; "of": what rows are;
-    "encoders": labels in order with their n.
+    Attributes:
+        estimates: Mean over seeds and its 95 % t interval, by the label of the encoder.
     """
+
+    estimates: ByLabel
+
+    @property
+    def is_percent(self) -> bool:
+        """Whether the metric is a share, shown in %."""
+        return any(part in IN_PERCENT for part in self.label.split(" "))
+
+    def to_json(self) -> dict[str, Any]:
+        estimates = {label: estimate_to_json(estimate) for label, estimate in self.estimates.items()}
+        return {**estimates, "label": self.label}
+
+
+@dataclass(kw_only=True)
+class ProbeSection(Section):
+    """The probes of one group.
+
+    Attributes:
+        encoders: Number of complete runs by label, in the order of the columns.
+    """
+
+    rows: list[ProbeRow]
+    about: str = "Probes"
+    row_heading: str = "probe"
+    encoders: dict[str, int]
+
+    def details(self) -> dict[str, Any]:
+        return {"of": self.row_heading, "encoders": self.encoders}
+
+    def columns(self) -> list[Column]:
+        return [make_column(label, self.rows, _format_of(label)) for label in self.encoders]
+
+    @property
+    def notes(self) -> list[str]:
+        counts = ", ".join(f"{label} {count}" for label, count in self.encoders.items())
+        return [
+            f"Accuracies, overlaps and their standard deviations in %, the rest as it is; docs/probes.md says how each "
+            f"is asked. Mean over seeds, ± half of the 95 % t interval. Seeds: {counts}."
+        ]
+
+
+def make_sections(results: Results) -> list[ProbeSection]:
+    """A section for each group with a metric beyond those of k-NN and linear."""
     metrics = {record.run_id: record.metrics for record in results.records}
-    found = []
-    for group, members in groups(results.frame) if results.records else ():
+    sections = []
+    for group, members in split_groups(results.frame) if results.records else ():
         complete = members[members["status"] == "complete"]
-        answers = _answers(complete, metrics)
-        if not answers.keys() - {*METRICS}:
-            continue
-        metric = next((name for name in PRIMARY if name in answers), next(iter(answers)))
-        order = sorted(complete["label"].unique(), key=lambda label: rank(label, answers[metric].get(label)))
-        rows = [{**answers[name], "label": name.replace("/", " ")} for name in answers]
-        counts = complete["label"].value_counts()
-        encoders = {str(label): int(counts[label]) for label in order}
-        section = {"group": group, "about": "Probes", "of": "probe", "encoders": encoders, "rows": rows}
-        found.append({**section, "notes": _notes(section)})
-    return found
+        estimates = _estimates(complete, metrics)
+        if estimates.keys() - {*METRICS}:
+            rows = [ProbeRow(label=name.replace("/", " "), estimates=estimates[name]) for name in estimates]
+            sections.append(ProbeSection(group=group, rows=rows, encoders=_count_encoders(complete, estimates)))
+    return sections
 
 
-def _answers(runs: pd.DataFrame, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, dict[str, Any]]]:
+def _count_encoders(complete: pd.DataFrame, estimates: dict[str, ByLabel]) -> dict[str, int]:
+    """Complete runs by label, in the order of the comparison."""
+    deciding = estimates[next((name for name in PRIMARY if name in estimates), next(iter(estimates)))]
+    means = {label: estimate.value for label, estimate in deciding.items()}
+    order = sorted(complete["label"].unique(), key=lambda label: sort_key(label, means.get(label)))
+    counts = complete["label"].value_counts()
+    return {str(label): int(counts[label]) for label in order}
+
+
+def _estimates(runs: pd.DataFrame, metrics: dict[str, dict[str, float]]) -> dict[str, ByLabel]:
     """By metric and label, in the order in which the records have them, poolings beside each other."""
     values: dict[str, dict[str, list[float]]] = {}
     for run_id, label in zip(runs["run_id"], runs["label"], strict=True):
         for name, value in metrics[run_id].items():
-            if name.split("/")[0] not in NO_ANSWER:
+            if name.split("/")[0] not in NOT_A_PROBE:
                 values.setdefault(name, {}).setdefault(str(label), []).append(value)
-    questions = list(dict.fromkeys(name.rpartition("/")[0] for name in values))
-    ordered = sorted(values, key=lambda name: (questions.index(name.rpartition("/")[0]), name))
-    return {name: {label: _interval(own) for label, own in values[name].items()} for name in ordered}
+    without_pooling = list(dict.fromkeys(name.rpartition("/")[0] for name in values))
+    ordered = sorted(values, key=lambda name: (without_pooling.index(name.rpartition("/")[0]), name))
+    return {name: {label: _estimate(own) for label, own in values[name].items()} for name in ordered}
 
 
-def _interval(values: list[float]) -> dict[str, Any]:
-    found = statistics.mean_interval(values)
-    return {"mean": stable(float(np.mean(values))), "low": stable(found.low), "high": stable(found.high)}
+def _estimate(values: list[float]) -> Estimate:
+    return round_estimate(statistics.mean_interval(values))
 
 
-def _share(question: str) -> bool:
-    return any(part in SHARES for part in question.split(" "))
+def _format_of(label: str) -> Callable[[ProbeRow], str | None]:
+    def cell(row: ProbeRow) -> str | None:
+        estimate = row.estimates.get(label)
+        if estimate is None:
+            return None
+        scale, form = (100, "{:.1f}") if row.is_percent else (1, "{:.2f}")
+        text = form.format(scale * estimate.value)
+        if estimate.low is not None and estimate.high is not None:
+            text += f" ± {form.format(scale * (estimate.high - estimate.low) / 2)}"
+        return text.replace("-", MINUS)
 
-
-def columns_of(section: Section) -> list[Column]:
-    """A column for each encoder."""
-    return [Column(label, partial(_cell, label)) for label in section["encoders"]]
-
-
-def _cell(label: str, row: Row) -> str | None:
-    answer = row.get(label)
-    if answer is None:
-        return None
-    scale, form = (100, "{:.1f}") if _share(row["label"]) else (1, "{:.2f}")
-    half = "" if answer["low"] is None else f" ± {form.format(scale * (answer['high'] - answer['low']) / 2)}"
-    return f"{form.format(scale * answer['mean'])}{half}".replace("-", "−")
-
-
-def _notes(section: Section) -> list[str]:
-    counts = ", ".join(f"{label} {count}" for label, count in section["encoders"].items())
-    return [
-        f"Accuracies, overlaps and their standard deviations in %, the rest as it is; docs/probes.md says how each is "
-        f"asked. Mean over seeds, ± half of the 95 % t interval. Seeds: {counts}."
-    ]
+    return cell

@@ -1,4 +1,4 @@
-"""One page that tells the story of a results folder: self-contained, readable without a network or JavaScript."""
+"""One HTML page about a results folder: self-contained, complete without a network and without JavaScript."""
 
 import base64
 import hashlib
@@ -14,53 +14,48 @@ import yaml
 from PIL import Image
 
 from maskbench._version import __version__
-from maskbench.analysis import across_datasets, epochs_to_baseline, probe_table, test_set_uncertainty, tuning_table
-from maskbench.analysis.comparison import BASELINE, comparison, groups
-from maskbench.analysis.figures import drawn
+from maskbench.analysis.comparison import compare_strategies
+from maskbench.analysis.comparison_section import ComparisonSection
+from maskbench.analysis.figures import draw_figures
 from maskbench.analysis.figures.learning_curves import ONLINE
-from maskbench.analysis.figures.style import RC, Looks, looks
+from maskbench.analysis.figures.style import RC, Looks, assign_looks
 from maskbench.analysis.findings import findings
-from maskbench.analysis.results import Results
-from maskbench.analysis.table_formats import Columns, Section, of, spoken
-from maskbench.analysis.write_tables import columns_of
+from maskbench.analysis.metrics import BASELINE
+from maskbench.analysis.results import Results, split_groups
+from maskbench.analysis.sections import Section
+from maskbench.analysis.tables import make_other_tables
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
 
-GALLERY = 40  # pictures of masks at most
-PICTURE = 800  # pixels
+MAX_PICTURES = 40  # of masks
+PICTURE_SIZE = 800  # pixels, of the longer side
 ALT = {
     "accuracy-against-cost": "Accuracy of the linear probe against images per second",
-    "differences": "Paired differences from the baseline with intervals",
-    "accuracy-against-ratio": "Accuracy against the share that is hidden",
-    "diagnostics": "What the masks look like against accuracy",
-    "learning-curves": "Online k-NN accuracy on validation images by epoch",
-    "learning-curves-time": "Online k-NN accuracy on validation images by seconds of training",
-    "learning-curves-flops": "Online k-NN accuracy on validation images by computation",
+    "differences": "Differences from the baseline, paired by seed, with 95 % intervals",
+    "accuracy-against-ratio": "Accuracy against the masking ratio",
+    "diagnostics": "Accuracy against measurements of the masks",
+    "learning-curves": "Online k-NN accuracy on validation images, by epoch",
+    "learning-curves-time": "Online k-NN accuracy on validation images, by seconds of training",
+    "learning-curves-flops": "Online k-NN accuracy on validation images, by computation",
     "data-sets": "Accuracy of every strategy on every data set",
 }
-# What is said for each run, or nowhere.
-ELSEWHERE = ("seed", "output", "data.data_dir", "data.memory_gib", "system.device", "system.workers")
+# Settings that are shown with each run, or not at all.
+NOT_SHARED = ("seed", "output", "data.data_dir", "data.memory_gib", "system.device", "system.workers")
 
 
 def write_report(results: Results, path: Path, baseline: str = BASELINE) -> Path:
-    """Write the page; its path."""
-    write_atomically(path, page(results, baseline))
+    """Write the page to `path`, and return it."""
+    write_atomically(path, render_page(results, baseline))
     return path
 
 
-def page(results: Results, baseline: str = BASELINE) -> str:
+def render_page(results: Results, baseline: str = BASELINE) -> str:
     """The page as HTML. Everything that comes from records is escaped."""
-    look = looks(results.frame["label"]) if results.records else {}
-    sections = comparison(results.frame, baseline, results.trials) if results.records else []
-    pictures = _figures(results, baseline, len(sections))
-    groups = [_group(results, section, look, pictures.get(number, [])) for number, section in enumerate(sections, 1)]
-    others: list[tuple[list[Section], Columns]] = [
-        (across_datasets.sections(results, baseline), across_datasets.columns_of),
-        (epochs_to_baseline.sections(results, baseline), epochs_to_baseline.columns_of),
-        (test_set_uncertainty.sections(results, baseline), test_set_uncertainty.columns_of),
-        (tuning_table.sections(results), tuning_table.columns_of),
-        (probe_table.sections(results), probe_table.columns_of),
-    ]
+    look = assign_looks(results.frame["label"]) if results.records else {}
+    sections = compare_strategies(results.frame, baseline, results.trials) if results.records else []
+    figures = _figures(results, baseline)
+    groups = [_group(results, section, look, figures.get(number, [])) for number, section in enumerate(sections, 1)]
+    others = make_other_tables(results, baseline).values()
     script, style = _asset("report.js"), _asset("report.css")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -69,8 +64,8 @@ def page(results: Results, baseline: str = BASELINE) -> str:
         title=results.folder.resolve().name,
         folder=str(results.folder),
         groups=groups,
-        across=pictures.get(0, []),
-        others=[_table(section, columns) for shown, columns in others for section in shown],
+        across=figures.get(0, []),
+        others=[_table(section) for sections in others for section in sections],
         runs=len(results.records),
         versions=sorted({record.environment.get("versions", {}).get("maskbench", "?") for record in results.records}),
         version=__version__,
@@ -84,23 +79,23 @@ def _asset(name: str) -> str:
     return resources.files("maskbench.templates").joinpath(name).read_text()
 
 
-def _group(results: Results, section: Section, look: Looks, figures: list[dict[str, str]]) -> dict[str, Any]:
-    """Everything about the runs that may be compared."""
-    members = dict(groups(results.frame))[section["group"]]
+def _group(results: Results, section: ComparisonSection, look: Looks, figures: list[dict[str, str]]) -> dict[str, Any]:
+    """Everything that the page shows of one group."""
+    members = dict(split_groups(results.frame))[section.group]
     by_id = {record.run_id: record for record in results.records}
     labels = dict(zip(members["run_id"], members["label"], strict=True))
     records = [by_id[run_id] for run_id in members["run_id"]]
-    flat = {record.run_id: _flat(record.config) for record in records}
+    flat = {record.run_id: _flatten(record.config) for record in records}
     shared = dict(set.intersection(*({*each.items()} for each in flat.values())))
     rows: dict[str, Any] = {}
     for record in records:
         own = {path: value for path, value in flat[record.run_id].items() if path not in shared}
         rows.setdefault(labels[record.run_id], {"settings": _lines(own), "runs": []})["runs"].append(
-            _run(record, section["metric"], results.folder)
+            _run(record, section.metric, results.folder)
         )
     machines = {json.dumps(_machine(record), sort_keys=True): _machine(record) for record in records}
     return {
-        **_table(section, columns_of),
+        **_table(section),
         "findings": findings(section),
         "figures": figures,
         "curves": _curves(records, labels, look),
@@ -111,39 +106,40 @@ def _group(results: Results, section: Section, look: Looks, figures: list[dict[s
     }
 
 
-def _table(section: Section, columns: Columns) -> dict[str, Any]:
+def _table(section: Section) -> dict[str, Any]:
     """Headings and cells as text; the deciding cells of the best rows are marked."""
-    shown = spoken(section, columns)
+    columns = section.filled_columns()
     body = []
-    for row in section["rows"]:
-        cells = [
-            {"text": column.cell(row) or "–", "best": bool(row.get("best") and column.decides)} for column in shown
-        ]
-        body.append({"label": row["label"], "control": row.get("control", False), "cells": cells})
+    for place, row in enumerate(section.rows):
+        cells = [{"text": column.cells[place] or "–", "best": row.is_best and column.decides} for column in columns]
+        body.append({"label": row.label, "control": row.is_control, "cells": cells})
     return {
-        "about": section.get("about", "Comparison"),
-        "of": of(section),
-        "parts": section["group"].split(" | "),
-        "headings": [column.heading for column in shown],
+        "about": section.about or "Comparison",
+        "row_heading": section.row_heading,
+        "parts": section.group.split(" | "),
+        "headings": [column.heading for column in columns],
         "body": body,
-        "notes": section["notes"],
+        "notes": section.notes,
     }
 
 
-def _figures(results: Results, baseline: str, groups: int) -> dict[int, list[dict[str, str]]]:
-    """SVG images by number of group; 0: across groups."""
-    found: dict[int, list[dict[str, str]]] = {}
+def _figures(results: Results, baseline: str) -> dict[int, list[dict[str, str]]]:
+    """SVG images by number of group, from 1; 0: across groups."""
+    images: dict[int, list[dict[str, str]]] = {}
     with matplotlib.rc_context(RC):
-        for name, figure in drawn(results, baseline):
-            stem, _, number = name.rpartition("-")
-            numbered = number.isdigit()
-            kind = stem if numbered else name
+        for name, figure in draw_figures(results, baseline):
+            kind, group = _split_name(name)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-            place = 0 if kind == "data-sets" else int(number) if numbered else 1
             image = {"name": kind, "alt": ALT[kind], "uri": _uri("svg+xml", buffer.getvalue())}
-            found.setdefault(place, []).append(image)
-    return found
+            images.setdefault(0 if kind == "data-sets" else group, []).append(image)
+    return images
+
+
+def _split_name(name: str) -> tuple[str, int]:
+    """ "differences-2" -> ("differences", 2); without a number, group 1."""
+    stem, _, number = name.rpartition("-")
+    return (stem, int(number)) if number.isdigit() else (name, 1)
 
 
 def _uri(kind: str, content: bytes) -> str:
@@ -151,7 +147,7 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def _curves(records: list[RunRecord], labels: dict[str, str], look: Looks) -> list[dict[str, Any]]:
-    """Mean online readings by epoch of each label, for the page's own chart."""
+    """Mean online k-NN accuracy in % by epoch of each label, for the interactive chart."""
     readings: dict[str, dict[float, list[float]]] = {}
     for record in records:
         for row in record.curve if record.status == "complete" else ():
@@ -168,19 +164,19 @@ def _curves(records: list[RunRecord], labels: dict[str, str], look: Looks) -> li
 
 
 def _masks(folder: Path, records: list[RunRecord], labels: dict[str, str]) -> list[dict[str, str]]:
-    """The picture of one run of each label, where it is there; controls hide nothing."""
-    found: dict[str, dict[str, str]] = {}
+    """One run's picture for each label that has one; controls hide nothing."""
+    pictures: dict[str, dict[str, str]] = {}
     for record in records:
         path, label = folder / "runs" / record.run_id / "masks.png", labels[record.run_id]
-        if label in found or len(found) == GALLERY or record.strategy["name"] == "none" or not path.exists():
+        if label in pictures or len(pictures) == MAX_PICTURES or record.strategy["name"] == "none" or not path.exists():
             continue
         with Image.open(path) as image:
             small = image.convert("RGB")
-            small.thumbnail((PICTURE, PICTURE))
+            small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80)
-        found[label] = {"label": label, "uri": _uri("webp", buffer.getvalue())}
-    return list(found.values())
+        pictures[label] = {"label": label, "uri": _uri("webp", buffer.getvalue())}
+    return list(pictures.values())
 
 
 def _run(record: RunRecord, metric: str, folder: Path) -> dict[str, Any]:
@@ -193,22 +189,22 @@ def _run(record: RunRecord, metric: str, folder: Path) -> dict[str, Any]:
         "warnings": record.warnings,
         "accuracy": "–" if accuracy is None else f"{100 * accuracy:.1f}",
         "wall": "–" if wall is None else f"{wall:.0f}",
-        "again": f"maskbench rerun {folder / 'runs' / record.run_id}",
+        "rerun": f"maskbench rerun {folder / 'runs' / record.run_id}",
     }
 
 
 def _machine(record: RunRecord) -> dict[str, Any]:
-    """What the run was made with, without what every run has of its own."""
+    """Hardware and versions, without what is unknown."""
     return {key: value for key, value in record.environment.items() if value is not None}
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{path}.")
-        elif path not in ELSEWHERE and value is not None:
+            flat |= _flatten(value, f"{path}.")
+        elif path not in NOT_SHARED and value is not None:
             flat[path] = json.dumps(value, ensure_ascii=False)
     return flat
 

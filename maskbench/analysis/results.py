@@ -1,8 +1,8 @@
-"""What a results folder holds, and its records as one table of numbers, a row a run."""
+"""What a results folder holds, and its records as a data frame with one row for each run."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,20 @@ import numpy as np
 import pandas as pd
 
 from maskbench.errors import UsageError
-from maskbench.record import EXTERNAL, RunRecord, Unreadable, read_record, record_paths
+from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
 
 CONTROLS = ("random-init", "supervised")
 
 
 @dataclass(frozen=True)
 class Results:
-    """A results folder: its records, those of the trials by which settings were chosen, and test predictions."""
+    """A results folder.
+
+    Attributes:
+        folder: Its path.
+        records: The records of its runs, in order of run id.
+        trials: The records of the tuning trials by which settings were chosen.
+    """
 
     folder: Path
     records: list[RunRecord]
@@ -28,12 +34,16 @@ class Results:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """See `frame`."""
-        return frame(self.records)
+        """The records as a table, one row a run; see `to_frame`."""
+        return to_frame(self.records)
 
     def predictions(self, run_id: str) -> dict[str, np.ndarray] | None:
-        """What the run's probes say of the test images, (n,) or (times, n), and their true "labels"; None where it is
-        not kept or cannot be read, which is told."""
+        """The classes that the run's probes predict for the n test images, by probe and pooling.
+
+        Returns:
+            Arrays of shape (n,), or (repetitions, n) where a probe repeats; "labels" holds the true classes. None where
+            predictions were not kept, or cannot be read; the latter prints a line on stderr.
+        """
         path = self.folder / "runs" / run_id / "predictions.npz"
         if not path.exists():
             return None
@@ -52,24 +62,37 @@ def read_results(folder: Path) -> Results:
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """All records under `folder`, in order of run id. What is broken or too new is named on stderr and left out."""
+    """All records under `folder`, in order of run id. A file that is broken or too new is left out, with a line on
+    stderr. UsageError where there is no such folder."""
     if not folder.is_dir():
         raise UsageError(f"no folder {folder}; run `maskbench run --output {folder}` first")
     records = []
     for path in record_paths(folder):
         try:
             records.append(read_record(path))
-        except Unreadable as reason:
+        except UnreadableRecord as reason:
             print(f"maskbench: skipped {reason}", file=sys.stderr)
     return records
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
-    """One row a run: run_id, label, group, seed, status, and every metric and diagnostic by its name."""
-    return frame(read_records(Path(folder)))
+    """Read every record under a results folder into a data frame.
+
+    Args:
+        folder: A results folder, as `maskbench run --output` writes it.
+
+    Returns:
+        One row for each run, in order of group, label and seed. Columns: `run_id`, `group` (what runs of one table
+        share), `label` (strategy or control, with the settings that differ within the group), `seed`, `status`
+        (complete, diverged or failed), and every metric and diagnostic by its name; accuracies are shares in [0, 1].
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    return to_frame(read_records(Path(folder)))
 
 
-def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """The records as rows, in order of group, label and seed. `label` tells apart what a group compares."""
     rows = []
     groups = [group_of(record) for record in records]
@@ -79,7 +102,7 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
             {
                 "run_id": record.run_id,
                 "group": group,
-                "asked": asked_of(record),
+                "evaluation": evaluation_of(record),
                 "label": label,
                 "control": is_control(label),
                 "strategy": record.strategy["name"],
@@ -93,27 +116,38 @@ def frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 **{name: value for name, value in record.diagnostics.items() if isinstance(value, float)},
             }
         )
-    named = ["run_id", "group", "asked", "label", "control", "strategy", "objective", "dataset", "seed", "status"]
+    named = ["run_id", "group", "evaluation", "label", "control", "strategy", "objective", "dataset", "seed", "status"]
     table = pd.DataFrame(rows, columns=None if rows else [*named, "machine"])
     return table.sort_values(["group", "label", "seed"], kind="stable", ignore_index=True)
 
 
+def split_groups(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each group and its runs, in order. An encoder from elsewhere joins every group that evaluates as it does, and has
+    a group of its own where none does."""
+    external = runs["objective"] == EXTERNAL
+    for group, members in runs[~external].groupby("group", sort=True):
+        yield str(group), pd.concat([members, runs[external & runs["evaluation"].isin(members["evaluation"])]])
+    alone = runs[external & ~runs["evaluation"].isin(runs["evaluation"][~external])]
+    for group, members in alone.groupby("group", sort=True):
+        yield str(group), members
+
+
 def _schedule(record: RunRecord) -> dict[str, Any]:
-    """How long the training was, and what of its settings was searched for."""
+    """How long the training was, and which of its settings were tuned."""
     tuning = record.config.get("tuning")
-    found: dict[str, Any] = {}
+    schedule: dict[str, Any] = {}
     if tuning is not None:
-        shown = ", ".join(f"{_short(path)}={_text(value)}" for path, value in tuning["settings"].items())
-        found |= {"tuned": shown, "trials": tuning["trials"], "tuning_row": tuning["row"]}
+        settings = ", ".join(f"{_short(path)}={_format(value)}" for path, value in tuning["settings"].items())
+        schedule |= {"tuned": settings, "trials": tuning["trials"], "tuning_row": tuning["row"]}
     if record.curve:
         last = record.curve[-1]
-        found |= {"epochs": last["epoch"]}
+        schedule["epochs"] = last["epoch"]
         if "images" in last and "cost/gflops_per_image" in record.metrics:
-            found |= {"cost/train_tflops": record.metrics["cost/gflops_per_image"] * last["images"] / 1000}
-    return found
+            schedule["cost/train_tflops"] = record.metrics["cost/gflops_per_image"] * last["images"] / 1000
+    return schedule
 
 
-def _text(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -122,8 +156,8 @@ def is_control(label: str) -> bool:
     return label.split(" ")[0] in CONTROLS or f"({EXTERNAL})" in label
 
 
-def asked_of(record: RunRecord) -> str:
-    """The questions that a record answers: the data and the probes with their parameters, whatever the encoder."""
+def evaluation_of(record: RunRecord) -> str:
+    """How a record was evaluated: the data, and the probes with their parameters, whatever the encoder."""
     data = record.dataset.get("probed") or record.dataset
     probes = json.dumps(record.config["probes"], sort_keys=True)
     return f"{data['fingerprint']} {data['sizes']} | {_protocols(record)} | {probes}"

@@ -1,43 +1,82 @@
 """Two sets of results against each other: what changed, and whether by more than noise."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
 from maskbench.analysis import statistics
-from maskbench.analysis.comparison import METRICS, heading
+from maskbench.analysis.metrics import METRICS, heading
 from maskbench.analysis.results import load_results
 from maskbench.errors import UsageError
 
 ALPHA = 1 - statistics.CONFIDENCE
 
 
-def compared(before: Path, after: Path) -> list[dict[str, Any]]:
-    """A row for each strategy and metric of two result folders, or of a paper's CSV and a folder.
+@dataclass(kw_only=True)
+class Change:
+    """One strategy in one metric, before and after. Accuracies are shares in [0, 1].
 
-    {"group", "strategy", "metric", "n", "before", "after", "low", "high" (of after - before), "verdict"}. Folders are
-    matched by group (data, model, budget, protocols), strategy and seed; the seeds of both are paired, and p values
-    Holm-corrected over all rows. A paper's numbers have no seeds to pair, so its value is held against the interval of
-    ours. Strategies that only one side has are rows with a verdict and nothing to compare. UsageError where nothing is
-    in common.
+    Attributes:
+        group: What the runs share; empty for a strategy that only a paper has.
+        strategy: Its label.
+        metric: One of METRICS; None where only one side has the strategy.
+        n: Seeds that both sides have, or our runs beside a paper's number; 0 where only one side has the strategy.
+        before: Mean accuracy of the first side.
+        after: Mean accuracy of the second side.
+        low: Lower end of the 95 % interval of after - before; None where there are too few seeds.
+        high: Upper end.
+        verdict: What can be said, in words.
     """
-    paper = before.suffix == ".csv"
-    theirs = read_paper(before) if paper else load_results(before)
-    ours = load_results(after)
-    ours = ours[ours["status"] == "complete"] if len(ours) else ours
-    rows = _against_paper(theirs, ours) if paper else _against_results(theirs, ours)
-    if not any(row["n"] for row in rows):
+
+    group: str
+    strategy: str
+    metric: str | None = None
+    n: int = 0
+    before: float | None = None
+    after: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
+
+
+def compare_results(before: Path, after: Path) -> list[Change]:
+    """Compare two result folders, or a paper's CSV and a folder.
+
+    Folders are matched by group (data, model, budget, protocols), strategy and seed. The seeds of both are paired, and
+    p values Holm-corrected over all changes. A paper's numbers have no seeds to pair, so each is compared with the
+    interval of our mean.
+
+    Args:
+        before: A results folder, or a CSV as `read_paper` describes it.
+        after: A results folder.
+
+    Returns:
+        A change for each strategy and metric; one without a metric for a strategy that only one side has.
+
+    Raises:
+        UsageError: The two have nothing in common.
+    """
+    is_paper = before.suffix == ".csv"
+    theirs = read_paper(before) if is_paper else load_results(before)
+    ours = _complete(load_results(after))
+    changes = _compare_with_paper(theirs, ours) if is_paper else _compare_folders(_complete(theirs), ours)
+    if not any(change.n for change in changes):
         raise UsageError(
             f"{before} and {after} have no strategy in common on the same data, model, budget and protocols; "
             f"`maskbench table` shows what each has"
         )
-    return rows
+    return changes
+
+
+def _complete(results: pd.DataFrame) -> pd.DataFrame:
+    return results[results["status"] == "complete"] if len(results) else results
 
 
 def read_paper(path: Path) -> pd.DataFrame:
-    """A CSV with a column `strategy` and one or more of METRICS, in shares or in %. UsageError where it is another."""
+    """Read a CSV with a column `strategy` and one or more of METRICS, as shares or in %. UsageError without them."""
     try:
         table = pd.read_csv(path)
     except (OSError, ValueError) as error:
@@ -50,112 +89,121 @@ def read_paper(path: Path) -> pd.DataFrame:
     for name in metrics:
         values = pd.to_numeric(table[name], errors="coerce")
         if values.isna().sum() > table[name].isna().sum():
-            raise UsageError(f"{path}: column {name} has values that are no numbers")
+            raise UsageError(f"{path}: column {name} has values that are not numbers")
         table[name] = values / 100 if values.max() > 1 else values
     return table
 
 
-def _against_paper(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = []
+def _compare_with_paper(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[Change]:
+    changes = []
     for _, line in theirs.iterrows():
-        found = ours[ours["label"] == line["strategy"]]
-        if not len(found):
-            rows.append(_only("", line["strategy"], "only in the paper"))
-        for group, runs in found.groupby("group", sort=True):
+        runs_of_strategy = ours[ours["label"] == line["strategy"]]
+        if not len(runs_of_strategy):
+            changes.append(Change(group="", strategy=line["strategy"], verdict="only in the paper"))
+        for group, runs in runs_of_strategy.groupby("group", sort=True):
             for metric in METRICS:
-                if metric not in line or pd.isna(line[metric]) or metric not in runs:
-                    continue
-                mean = statistics.mean_interval(runs[metric].dropna().tolist())
-                low, high = (None if bound is None else bound - line[metric] for bound in (mean.low, mean.high))
-                if low is None or high is None:
-                    verdict = "one run: cannot be judged"
-                else:
-                    verdict = "within our interval" if low <= 0 <= high else "outside our interval"
-                rows.append(_row(str(group), line["strategy"], metric, len(runs), line[metric], mean.value, low, high))
-                rows[-1]["verdict"] = verdict
-    return rows
+                if metric in line and pd.notna(line[metric]) and metric in runs:
+                    changes.append(_compare_with_number(str(group), line["strategy"], metric, line[metric], runs))
+    return changes
 
 
-def _against_results(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, Any]]:
-    before = before[before["status"] == "complete"] if len(before) else before
-    sides = [_by_row(side) for side in (before, after)]
-    rows, tested = [], []
+def _compare_with_number(group: str, strategy: str, metric: str, number: float, runs: pd.DataFrame) -> Change:
+    """Whether a paper's number lies in the interval of our mean."""
+    mean = statistics.mean_interval(runs[metric].dropna().tolist())
+    change = Change(
+        group=group, strategy=strategy, metric=metric, n=len(runs), before=number, after=mean.value,
+        verdict="one run: cannot be judged",
+    )  # fmt: skip
+    if mean.low is not None and mean.high is not None:
+        change.low, change.high = mean.low - number, mean.high - number
+        change.verdict = "within our interval" if change.low <= 0 <= change.high else "outside our interval"
+    return change
+
+
+def _compare_folders(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
+    sides = [_by_label(side) for side in (before, after)]
+    changes: list[Change] = []
+    tested: list[tuple[Change, float]] = []
     for group, label in sorted(sides[0].keys() | sides[1].keys()):
         old, new = (side.get((group, label)) for side in sides)
         if old is None or new is None:
-            rows.append(_only(group, label, f"only in the {'second' if old is None else 'first'}"))
+            only = f"only in the {'second' if old is None else 'first'}"
+            changes.append(Change(group=group, strategy=label, verdict=only))
             continue
         for metric in METRICS:
-            if metric not in old or metric not in new:
-                continue
-            values = [dict(zip(side["seed"], side[metric], strict=True)) for side in (old, new)]
-            common = sorted(seed for seed in values[0].keys() & values[1].keys())
-            first, second = ({seed: float(side[seed]) for seed in common if pd.notna(side[seed])} for side in values)
-            found = statistics.paired_difference(second, first)
-            if found is None:
-                continue
-            old_mean, new_mean = (sum(side.values()) / len(side) for side in (first, second))
-            rows.append(_row(group, label, metric, found.n, old_mean, new_mean, found.low, found.high))
-            if first == second:
-                rows[-1]["verdict"] = "the same to the last digit"
-            elif found.p is None:
-                rows[-1]["verdict"] = f"differs; {found.n} seeds in common are too few to judge"
-            else:
-                tested.append((rows[-1], found.p))
-    for (row, _), p in zip(tested, statistics.holm([p for _, p in tested]), strict=True):
-        row["verdict"] = f"changed (p = {p:.2g})" if p < ALPHA else f"not beyond noise (p = {p:.2g})"
-    return rows
+            comparison = _compare_metric(group, label, metric, old, new) if metric in old and metric in new else None
+            if comparison is not None:
+                change, p = comparison
+                changes.append(change)
+                tested += [] if p is None else [(change, p)]
+    for (change, _), p in zip(tested, statistics.holm_adjust([p for _, p in tested]), strict=True):
+        change.verdict = f"changed (p = {p:.2g})" if p < ALPHA else f"not beyond noise (p = {p:.2g})"
+    return changes
 
 
-def _by_row(results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+def _compare_metric(
+    group: str, label: str, metric: str, old: pd.DataFrame, new: pd.DataFrame
+) -> tuple[Change, float | None] | None:
+    """The change over the seeds of both, and its p value where there is something to test; None without a seed."""
+    first, second = (_by_seed(side, metric) for side in (old, new))
+    common = sorted(first.keys() & second.keys())
+    first, second = ({seed: side[seed] for seed in common if pd.notna(side[seed])} for side in (first, second))
+    difference = statistics.paired_difference(second, first)
+    if difference is None:
+        return None
+    change = Change(
+        group=group, strategy=label, metric=metric, n=difference.n, before=sum(first.values()) / len(first),
+        after=sum(second.values()) / len(second), low=difference.low, high=difference.high,
+    )  # fmt: skip
+    if first == second:
+        change.verdict = "the same to the last digit"
+        return change, None
+    change.verdict = f"differs; {difference.n} seeds in common are too few to judge"
+    return change, difference.p
+
+
+def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
+    return {int(seed): float(value) for seed, value in zip(runs["seed"], runs[metric], strict=True)}
+
+
+def _by_label(results: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     return {
         (str(runs["group"].iloc[0]), str(runs["label"].iloc[0])): runs
         for _, runs in results.groupby(["group", "label"])
     }
 
 
-def _row(
-    group: str, strategy: str, metric: str, n: int, before: float, after: float, low: float | None, high: float | None
-) -> dict[str, Any]:
-    return {
-        "group": group, "strategy": strategy, "metric": metric, "n": n,
-        "before": before, "after": after, "low": low, "high": high,
-    }  # fmt: skip
-
-
-def _only(group: str, strategy: str, verdict: str) -> dict[str, Any]:
-    empty = dict.fromkeys(("metric", "before", "after", "low", "high"))
-    return {**empty, "group": group, "strategy": strategy, "n": 0, "verdict": verdict}
-
-
-def as_markdown(rows: list[dict[str, Any]]) -> str:
+def as_markdown(changes: Sequence[Change]) -> str:
     """A table for each group, accuracies in %."""
+    headers = ["strategy", "metric", "n", "first", "second", "change, 95 % interval", "verdict"]
     parts = []
-    for group in dict.fromkeys(row["group"] for row in rows):
-        body = [
-            [
-                row["strategy"],
-                heading(row["metric"]) if row["metric"] else "–",
-                row["n"],
-                *(_percent(row[side]) for side in ("before", "after")),
-                _change(row),
-                row["verdict"],
-            ]
-            for row in rows
-            if row["group"] == group
-        ]
-        headers = ["strategy", "metric", "n", "first", "second", "change, 95 % interval", "verdict"]
+    for group in dict.fromkeys(change.group for change in changes):
+        body = [_cells(change) for change in changes if change.group == group]
         table = tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
         parts.append(f"**{group.replace(' | ', '; ')}**\n\n{table}\n" if group else f"{table}\n")
     return "\n".join(parts)
+
+
+def _cells(change: Change) -> list[str]:
+    return [
+        change.strategy,
+        heading(change.metric) if change.metric else "–",
+        str(change.n),
+        _percent(change.before),
+        _percent(change.after),
+        _format_change(change),
+        change.verdict,
+    ]
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f}"
 
 
-def _change(row: dict[str, Any]) -> str:
-    if row["before"] is None:
+def _format_change(change: Change) -> str:
+    if change.before is None or change.after is None:
         return "–"
-    interval = "" if row["low"] is None else f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-    return f"{100 * (row['after'] - row['before']):+.2f}{interval}"
+    difference = f"{100 * (change.after - change.before):+.2f}"
+    if change.low is None or change.high is None:
+        return difference
+    return f"{difference} [{100 * change.low:+.2f}, {100 * change.high:+.2f}]"

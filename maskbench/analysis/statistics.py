@@ -1,4 +1,4 @@
-"""Is a difference real? Intervals, paired comparisons, groups, and what the number of seeds can show.
+"""Is a difference real? Confidence intervals, paired t tests, multiple comparisons, and statistical power.
 
 Plain functions of numbers; definitions and references in docs/statistics.md. Accuracies of one seed are paired: the
 same seed gives every strategy the same first weights, order of images and crops.
@@ -17,12 +17,18 @@ from scipy import optimize, stats
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 2_000
-ENOUGH = 3  # seeds, below which nothing is tested: two have a t quantile of 12.7
+MIN_SEEDS = 3  # seeds, below which nothing is tested: two have a t quantile of 12.7
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; low and high are None where no interval can be given."""
+    """A number with its interval.
+
+    Attributes:
+        value: The estimate.
+        low: Lower end of its interval; None where no interval can be given.
+        high: Upper end.
+    """
 
     value: float
     low: float | None = None
@@ -31,15 +37,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Between two strategies over the `n` seeds that both have. p: two-sided, uncorrected; None below ENOUGH seeds.
-    detectable: the true difference that this many seeds would show with a chance of POWER, given the spread seen."""
+    """One strategy's accuracy minus another's, on the same seeds or the same images.
+
+    Attributes:
+        n: Seeds that both have; images, for `mcnemar_difference`.
+        mean: Mean difference.
+        low: Lower end of its confidence interval; None below MIN_SEEDS seeds.
+        high: Upper end.
+        p: Two-sided p value, not corrected for multiple comparisons; None below MIN_SEEDS seeds.
+        minimum_detectable: The true difference that a test of this many pairs, with the standard deviation observed,
+            detects with a power of POWER; None below MIN_SEEDS seeds.
+    """
 
     n: int
     mean: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    detectable: float | None = None
+    minimum_detectable: float | None = None
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -60,40 +75,42 @@ def paired_difference(
         return None
     differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
     n, mean = len(seeds), float(differences.mean())
-    if n < ENOUGH:
+    if n < MIN_SEEDS:
         return Difference(n, mean)
     error = float(stats.sem(differences))
     half = _t(n, confidence) * error
     statistic = abs(mean) / error if error > 0 else math.inf if mean else 0.0  # no spread at all: surely, or not at all
     p = float(2 * stats.t.sf(statistic, n - 1))
-    return Difference(n, mean, mean - half, mean + half, p, detectable(error * math.sqrt(n), n, 1 - confidence))
+    effect = minimum_detectable_effect(error * math.sqrt(n), n, 1 - confidence)
+    return Difference(n, mean, mean - half, mean + half, p, effect)
 
 
 def _t(n: int, confidence: float) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, n - 1))
 
 
-def detectable(sd: float, n: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float:
+def minimum_detectable_effect(sd: float, n: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float:
     """The true mean of `n` paired differences of standard deviation `sd` that a two-sided t test at `alpha` finds, with
     the right sign, with the chance `power`, from the noncentral t distribution."""
-    return sd * _detectable(n, alpha, power)
+    return sd * _standardised_effect(n, alpha, power)
 
 
 @functools.cache
-def _detectable(n: int, alpha: float, power: float) -> float:
+def _standardised_effect(n: int, alpha: float, power: float) -> float:
+    """The minimum detectable effect in standard deviations (Cohen's d of paired differences)."""
     critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
 
-    def chance(effect: float) -> float:
+    def power_of(effect: float) -> float:
         return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n)))
 
     high = 1.0
-    while chance(high) < power:
+    while power_of(high) < power:
         high *= 1.5
-    return float(optimize.brentq(lambda effect: chance(effect) - power, 0.0, high))
+    return float(optimize.brentq(lambda effect: power_of(effect) - power, 0.0, high))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's (1979) adjusted p values, in the order given: their family's chance of a false alarm is kept."""
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p values, in the order given: they control the family-wise error rate."""
     order = np.argsort(p_values)
     adjusted, highest = np.empty(len(p_values)), 0.0
     for rank, place in enumerate(order):
@@ -102,37 +119,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def letters(values: Mapping[str, Mapping[int, float]], alpha: float = 1 - CONFIDENCE) -> dict[str, str]:
-    """Labels that share a letter cannot be told apart: compact letters of all paired t tests, Holm-corrected.
+def compact_letter_display(values: Mapping[str, Mapping[int, float]], alpha: float = 1 - CONFIDENCE) -> dict[str, str]:
+    """Letters such that labels without a common letter differ significantly: all paired t tests, Holm-corrected.
 
-    Letters follow the means, the best first; by Piepho's (2004) insert-and-absorb. Empty where a pair has fewer than
-    ENOUGH seeds in common, for then nothing can be said.
+    Letters follow the means, the best first, by Piepho's (2004) insert-and-absorb algorithm. Empty where a pair has
+    fewer than MIN_SEEDS seeds in common: then nothing can be said.
     """
     names = sorted(values, key=lambda name: (-float(np.mean(list(values[name].values()))), name))
     pairs = list(itertools.combinations(names, 2))
-    found = [paired_difference(values[one], values[two]) for one, two in pairs]
-    tested = [difference.p for difference in found if difference is not None and difference.p is not None]
+    differences = [paired_difference(values[one], values[two]) for one, two in pairs]
+    tested = [difference.p for difference in differences if difference is not None and difference.p is not None]
     if len(tested) < len(pairs):
         return {}
     columns = [set(names)]
-    for pair, p in zip(pairs, holm(tested), strict=True):
+    for pair, p in zip(pairs, holm_adjust(tested), strict=True):
         if p < alpha:
-            columns = _absorbed([part for column in columns for part in _split(column, *pair)])
+            columns = _absorb([part for column in columns for part in _split(column, *pair)])
     columns.sort(key=lambda column: sorted(names.index(name) for name in column))
     return {name: "".join(_letter(place) for place, column in enumerate(columns) if name in column) for name in names}
 
 
-def told_apart(one: str, two: str) -> bool:
-    """Whether two strings of compact letters share none."""
+def share_a_letter(one: str, two: str) -> bool:
+    """Whether two strings of a compact letter display have a letter in common: no significant difference."""
     first, second = (set(re.findall("[a-z]'*", letters)) for letters in (one, two))
-    return not first & second
+    return bool(first & second)
 
 
 def _split(column: set[str], one: str, two: str) -> list[set[str]]:
     return [column - {one}, column - {two}] if {one, two} <= column else [column]
 
 
-def _absorbed(columns: list[set[str]]) -> list[set[str]]:
+def _absorb(columns: list[set[str]]) -> list[set[str]]:
     kept: list[set[str]] = []
     for column in sorted(columns, key=len, reverse=True):
         if not any(column <= other for other in kept):
@@ -160,8 +177,8 @@ def probability_of_improvement(ours: Sequence[Sequence[float]], theirs: Sequence
         return np.mean(per_data, axis=0)
 
     generator = np.random.default_rng(0)
-    drawn = [(_resampled(one, generator), _resampled(two, generator)) for one, two in pairs]
-    return _percentiles(float(chance(pairs)), chance(drawn))
+    drawn = [(_resample(one, generator), _resample(two, generator)) for one, two in pairs]
+    return _percentile_interval(float(chance(pairs)), chance(drawn))
 
 
 def interquartile_mean(runs: Sequence[Sequence[float]]) -> Estimate:
@@ -173,25 +190,30 @@ def interquartile_mean(runs: Sequence[Sequence[float]]) -> Estimate:
 
     strata = [np.asarray(stratum) for stratum in runs]
     generator = np.random.default_rng(0)
-    drawn = np.concatenate([_resampled(stratum, generator) for stratum in strata], axis=-1)
-    return _percentiles(float(middle(np.concatenate(strata))), middle(drawn))
+    drawn = np.concatenate([_resample(stratum, generator) for stratum in strata], axis=-1)
+    return _percentile_interval(float(middle(np.concatenate(strata))), middle(drawn))
 
 
-def _resampled(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _resample(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """(RESAMPLES, n) draws with replacement."""
     return values[generator.integers(len(values), size=(RESAMPLES, len(values)))]
 
 
-def _percentiles(value: float, draws: np.ndarray) -> Estimate:
+def _percentile_interval(value: float, draws: np.ndarray) -> Estimate:
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high))
 
 
-def test_sample_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
-    """How much two fixed models differ on the images of which the test set is a sample: nothing about other seeds.
+def mcnemar_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """How much two trained models differ on all images of which the test set is a sample; nothing about other seeds.
 
-    ours, theirs: (N,) bool, right or wrong on the same images. The interval is Wald's for paired shares, p McNemar's
-    exact one.
+    Args:
+        ours: (N,) bool, True where our model is right.
+        theirs: (N,) bool, the same for theirs, on the same images.
+
+    Returns:
+        The difference of accuracies over n = N images, with Wald's interval for paired proportions and the p value of
+        McNemar's exact test.
     """
     n = len(ours)
     only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
@@ -201,6 +223,3 @@ def test_sample_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     disagreements = only_ours + only_theirs
     p = float(stats.binomtest(only_ours, disagreements).pvalue) if disagreements else 1.0
     return Difference(n, mean, mean - half, mean + half, p)
-
-
-test_sample_difference.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest would think so

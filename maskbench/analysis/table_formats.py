@@ -2,100 +2,63 @@
 
 import html
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from tabulate import tabulate
 
-Row = dict[str, Any]
-Section = dict[str, Any]  # "group", "rows", each with a "label", "notes"; "about", where it is not the comparison
-MINUS = "−"
-UNFINISHED = ("failed", "diverged", "missing")
-FOR_LAYOUT = ("label", "control", "best")
+from maskbench.analysis.sections import MINUS, Column, Section
 
-
-@dataclass(frozen=True)
-class Column:
-    """A column for reading: its heading, and the text of a row's cell, None where there is nothing to say. Bold in the
-    best rows where it `decides`; about `cost`, it goes into a second part where a page is narrow."""
-
-    heading: str
-    cell: Callable[[Row], str | None]
-    decides: bool = False
-    cost: bool = False
-
-
-Columns = Callable[[Section], list[Column]]
-
-
-def spoken(section: Section, columns: Columns) -> list[Column]:
-    """Those columns that have something to say in some row."""
-    return [column for column in columns(section) if any(column.cell(row) is not None for row in section["rows"])]
-
-
-def of(section: Section) -> str:
-    """What its rows are."""
-    return str(section.get("of", "strategy"))
-
-
-def signed(share: float) -> str:
-    """A difference of accuracies in points, with a real minus."""
-    return f"{100 * share:+.1f}".replace("-", MINUS)
-
-
-def _name(row: Row) -> str:
-    unfinished = ", ".join(f"{row[status]} {status}" for status in UNFINISHED if row.get(status))
-    return f"{row['label']} ({unfinished})" if unfinished else str(row["label"])
+NOT_IN_CSV = ("label", "control", "best")  # the label has a column of its own, the others are for layout
 
 
 def _title(section: Section) -> str:
-    about = f"{section['about']}: " if "about" in section else ""
-    return about + str(section["group"]).replace(" | ", "; ")
+    about = f"{section.about}: " if section.about else ""
+    return about + section.group.replace(" | ", "; ")
 
 
 def _cells(
     section: Section, columns: list[Column], bold: Callable[[str], str], escape: Callable[[str], str] = str
 ) -> list[list[str]]:
-    """The body, a row a list of texts: name first."""
+    """The body, a row a list of texts, its name first."""
     body = []
-    for row in section["rows"]:
-        cells = [escape(_name(row))]
+    for place, row in enumerate(section.rows):
+        cells = [escape(row.name)]
         for column in columns:
-            text = escape(column.cell(row) or "–")
-            cells.append(bold(text) if row.get("best") and column.decides else text)
+            text = escape(column.cells[place] or "–")
+            cells.append(bold(text) if row.is_best and column.decides else text)
         body.append(cells)
     return body
 
 
-def as_markdown(sections: list[Section], columns: Columns) -> str:
-    """The table to read."""
-    return "\n".join(_markdown(section, spoken(section, columns)) for section in sections) or "No records.\n"
+def as_markdown(sections: Sequence[Section]) -> str:
+    """The tables to read."""
+    return "\n".join(map(_markdown, sections)) or "No records.\n"
 
 
-def _markdown(section: Section, columns: list[Column]) -> str:
+def _markdown(section: Section) -> str:
+    columns = section.filled_columns()
     headings = [column.heading for column in columns]
     table = tabulate(
         _cells(section, columns, "**{}**".format),
-        headers=[of(section), *headings],
+        headers=[section.row_heading, *headings],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["left", *["right"] * len(headings)],
     )
-    return f"**{_title(section)}**\n\n{table}\n\n{' '.join(section['notes'])}\n"
+    return f"**{_title(section)}**\n\n{table}\n\n{' '.join(section.notes)}\n"
 
 
-def as_csv(sections: list[Section], _: Columns) -> str:
-    """One line a row, numbers unrounded but for platform noise; gaps are empty."""
+def as_csv(sections: Sequence[Section]) -> str:
+    """One line for each row, numbers with seven digits; gaps are empty."""
     lines = []
     for section in sections:
-        for row in section["rows"]:
-            line = {"group": section["group"], of(section): row["label"]}
-            for name, value in row.items():
+        for row in section.rows:
+            line = {"group": section.group, section.row_heading: row.label}
+            for name, value in row.to_json().items():
                 if isinstance(value, dict):
                     line |= {name if key == "mean" else f"{name}/{key}": number for key, number in value.items()}
-                elif name not in FOR_LAYOUT:
+                elif name not in NOT_IN_CSV:
                     line[name] = value
             lines.append(line)
     order = dict.fromkeys(key for line in lines for key in line)
@@ -103,9 +66,9 @@ def as_csv(sections: list[Section], _: Columns) -> str:
     return text
 
 
-def as_json(sections: list[Section], _: Columns) -> str:
-    """The sections as they are."""
-    return json.dumps(sections, indent=1) + "\n"
+def as_json(sections: Sequence[Section]) -> str:
+    """The sections with everything that they hold."""
+    return json.dumps([section.to_json() for section in sections], indent=1) + "\n"
 
 
 _LATEX = str.maketrans(
@@ -124,15 +87,16 @@ _LATEX = str.maketrans(
 )
 
 
-def as_latex(sections: list[Section], columns: Columns) -> str:
-    """A table environment a section, accuracies above costs; needs the packages booktabs and graphicx."""
-    return "\n".join(_latex(section, spoken(section, columns)) for section in sections) or "% No records.\n"
+def as_latex(sections: Sequence[Section]) -> str:
+    """A table environment for each section, accuracies above costs; needs the packages booktabs and graphicx."""
+    return "\n".join(map(_latex, sections)) or "% No records.\n"
 
 
-def _latex(section: Section, columns: list[Column]) -> str:
-    parts = [[column for column in columns if column.cost == cost] for cost in (False, True)]
+def _latex(section: Section) -> str:
+    columns = section.filled_columns()
+    parts = [[column for column in columns if column.is_cost == is_cost] for is_cost in (False, True)]
     tables = "\n\\medskip\n\n".join(_tabular(section, part) for part in parts if part)
-    caption = _for_latex(f"{_title(section)}. {' '.join(section['notes'])}")
+    caption = _escape_latex(f"{_title(section)}. {' '.join(section.notes)}")
     return (
         "% needs \\usepackage{booktabs,graphicx}\n\\begin{table}\n\\centering\n"
         f"\\caption{{{caption}}}\n{tables}\\end{{table}}\n"
@@ -140,9 +104,11 @@ def _latex(section: Section, columns: list[Column]) -> str:
 
 
 def _tabular(section: Section, columns: list[Column]) -> str:
-    """Shrunk to the line where it is wider."""
-    headings = " & ".join(_for_latex(name) for name in (of(section), *(column.heading for column in columns)))
-    rows = _cells(section, columns, "\\textbf{{{}}}".format, _for_latex)
+    """One tabular, shrunk to the width of the line where it is wider."""
+    headings = " & ".join(
+        _escape_latex(name) for name in (section.row_heading, *(column.heading for column in columns))
+    )
+    rows = _cells(section, columns, "\\textbf{{{}}}".format, _escape_latex)
     body = "".join(f"{' & '.join(cells)} \\\\\n" for cells in rows)
     return (
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
@@ -151,16 +117,17 @@ def _tabular(section: Section, columns: list[Column]) -> str:
     )
 
 
-def _for_latex(text: str) -> str:
+def _escape_latex(text: str) -> str:
     return text.translate(_LATEX)
 
 
-def as_html(sections: list[Section], columns: Columns) -> str:
-    """Tables without style, for a page of one's own; everything from records is escaped."""
-    return "\n".join(_html(section, spoken(section, columns)) for section in sections) or "<p>No records.</p>\n"
+def as_html(sections: Sequence[Section]) -> str:
+    """Tables without style, to put into another page; everything from records is escaped."""
+    return "\n".join(map(_html, sections)) or "<p>No records.</p>\n"
 
 
-def _html(section: Section, columns: list[Column]) -> str:
+def _html(section: Section) -> str:
+    columns = section.filled_columns()
     headings = "".join(f"<th>{html.escape(column.heading)}</th>" for column in columns)
     rows = "".join(
         f"<tr><th>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
@@ -168,12 +135,12 @@ def _html(section: Section, columns: list[Column]) -> str:
     )
     return (
         f"<table>\n<caption>{html.escape(_title(section))}</caption>\n"
-        f"<thead><tr><th>{of(section)}</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-        f"<p>{html.escape(' '.join(section['notes']))}</p>\n"
+        f"<thead><tr><th>{section.row_heading}</th>{headings}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
+        f"<p>{html.escape(' '.join(section.notes))}</p>\n"
     )
 
 
-FORMATS: dict[str, Callable[[list[Section], Columns], str]] = {
+FORMATS: dict[str, Callable[[Sequence[Section]], str]] = {
     "md": as_markdown,
     "csv": as_csv,
     "tex": as_latex,

@@ -1,17 +1,17 @@
-"""Strategies drawn on the same images, without any training."""
+"""Pictures of several strategies on the same images, without any training."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 from maskbench import strategy as strategies
-from maskbench.catalog.render import gallery_figure, masks_figure, save
-from maskbench.catalog.sample_images import specimen
+from maskbench.catalog.pictures import gallery_figure, masks_figure, save
+from maskbench.catalog.sample_images import sample_batch
 from maskbench.errors import UsageError
 from maskbench.strategy import Strategy
 
 
-def draw(
+def draw_strategies(
     specs: list[dict[str, Any]],
     output: Path,
     dataset: str,
@@ -22,37 +22,49 @@ def draw(
     count: int,
     gallery: bool,
 ) -> None:
-    """A picture of the strategies `specs` ({name, parameters}) on `count` test images, to `output`.
+    """Draw strategies on the same test images.
 
-    matched: the ratio of the matched regime, or None for the paper's. gallery: a row a strategy, what the encoder sees
-    alone; strategies that do not serve these images or this ratio are named on stderr and left out.
+    Args:
+        specs: {"name", "parameters"} of each strategy.
+        output: The file to write: .png, .jpg or .webp.
+        dataset: A data set as `run --dataset` names it.
+        img_size: "224", or "160x224" (rows x columns).
+        patch_size: Side of a patch in pixels.
+        matched: The ratio of the matched regime; None for each paper's own settings.
+        seed: Of the masks.
+        count: Number of images.
+        gallery: One row for each strategy, only what the encoder sees; a strategy that does not support these images or
+            this ratio is left out, with a line on stderr.
+
+    Raises:
+        UsageError: A strategy does not support these images or this ratio.
     """
-    found = specimen(dataset, img_size, patch_size, count, seed)
-    views, guided = {}, []
+    batch = sample_batch(dataset, img_size, patch_size, count, seed)
+    views, with_signals = {}, []
     for spec in specs:
         label = label_of(spec)
         try:
-            strategy = create(spec, matched)
-            views[label] = found.view(strategy, seed)
+            strategy = create_strategy(spec, matched)
+            views[label] = batch.view(strategy, seed)
         except ValueError as error:
             if not gallery:
                 raise UsageError(str(error)) from None
             print(f"maskbench: left out {error}", file=sys.stderr)
             continue
         if strategy.needs:
-            guided.append(label)
-    caption = f"{', '.join(guided)}: {found.told}." if guided else ""
+            with_signals.append(label)
+    caption = f"{', '.join(with_signals)}: {batch.stand_in}." if with_signals else ""
     figure = gallery_figure if gallery else masks_figure
-    save(figure(views, found.images, found.grid, found.mean, found.std, caption), output)
+    save(figure(views, batch.images, batch.grid, batch.mean, batch.std, caption), output)
 
 
 def label_of(spec: dict[str, Any]) -> str:
-    """What was typed."""
+    """The strategy as on the command line: "gmml:fill=zeros"."""
     return ":".join([spec["name"], *(f"{key}={value}" for key, value in spec["parameters"].items())])
 
 
-def create(spec: dict[str, Any], matched: float | None) -> Strategy:
-    """The strategy of `spec`, in the matched regime at this ratio, or in the paper's."""
+def create_strategy(spec: dict[str, Any], matched: float | None) -> Strategy:
+    """The strategy of `spec`, in the matched regime at this ratio; with None, in the settings of its paper."""
     strategy = strategies.REGISTRY.get(spec["name"])()
     strategy = strategy if matched is None else strategy.matched(matched)
     return strategy.replace(**spec["parameters"])

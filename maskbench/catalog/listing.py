@@ -7,11 +7,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from maskbench.config import schema, suite
+from maskbench.catalog.docstrings import describe
+from maskbench.config import suite
+from maskbench.config.settings import load_preset, preset_names
 from maskbench.data.torchvision import NAMES
 from maskbench.errors import UsageError
 
-DIAGNOSED = 256  # images
+DIAGNOSTIC_IMAGES = 256
 Entries = tuple[list[dict[str, Any]], dict[str, str]]
 
 
@@ -23,8 +25,8 @@ def _components(module: str) -> Entries:
             component = registry.get(name)()
         except UsageError:
             continue  # an installed plugin that turns out to be broken, and is listed so
-        summary, details = _described(type(component))
-        entry = {"name": name, "summary": summary, "details": details, "version": component.version}
+        text = describe(type(component))
+        entry = {"name": name, "summary": text.summary, "details": text.details, "version": component.version}
         entry["parameters"] = component.parameters
         if registry.kind == "strategy":
             entry |= {"needs": sorted(component.needs), "source_scale": component.source_scale}
@@ -33,38 +35,30 @@ def _components(module: str) -> Entries:
     return entries, dict(registry.broken)
 
 
-def _described(cls: type) -> tuple[str, str]:
-    """First paragraph and the rest of the docstring; what variants have in common comes from the base class."""
-    summary, _, details = (cls.__doc__ or "").strip().partition("\n\n")
-    base = cls.__mro__[1]
-    if base.__module__ == cls.__module__ and base.__doc__ not in (None, cls.__doc__):
-        details += " " + (base.__doc__ or "").strip().partition("\n\n")[2]
-    return " ".join(summary.split()), " ".join(details.split())
-
-
-def with_diagnostics(entries: list[dict[str, Any]]) -> None:
-    """Add to strategies what their masks look like in both regimes, on generated images of 14 x 14 patches."""
-    from maskbench.catalog.sample_images import specimen
+def add_diagnostics(entries: list[dict[str, Any]]) -> None:
+    """Add to the entries of strategies what their masks look like in both regimes, on generated images of 14 x 14
+    patches."""
+    from maskbench.catalog.sample_images import sample_batch
     from maskbench.strategy import REGISTRY
     from maskbench.training.mask_statistics import diagnose
 
-    found = specimen("shapes", "56", 4, DIAGNOSED)
+    batch = sample_batch("shapes", "56", 4, DIAGNOSTIC_IMAGES)
     for entry in entries:
         strategy = REGISTRY.get(entry["name"])()
         regimes = {"paper": strategy}
-        with contextlib.suppress(UsageError):  # serves one ratio alone, another one
+        with contextlib.suppress(UsageError):  # a strategy may serve one ratio alone
             regimes["matched"] = strategy.matched(0.75)
         entry["matched_parameters"] = regimes.get("matched", strategy).parameters
         entry["diagnostics"] = {
-            regime: diagnose(found.view(chosen, seed=0), found.view(chosen, seed=1), found.grid, found.objects)
-            for regime, chosen in regimes.items()
+            regime: diagnose(batch.view(variant, seed=0), batch.view(variant, seed=1), batch.grid, batch.objects)
+            for regime, variant in regimes.items()
         }
 
 
 def _presets() -> Entries:
     entries = []
-    for name in schema.preset_names():
-        settings = schema.preset(name)
+    for name in preset_names():
+        settings = load_preset(name)
         train, data = settings["train"], settings["data"]
         summary = f"{data['dataset']}, {data['img_size']} px, {settings['model']['name']}, {train['epochs']} epochs"
         entries.append({"name": name, "summary": summary, "settings": settings})
@@ -74,12 +68,11 @@ def _presets() -> Entries:
 def _suites() -> Entries:
     entries = []
     for name in suite.suite_names():
-        _, given = suite.read_suite(name)
-        runs = suite.grid(name, given, {})
-        summary = (
-            f"{len(runs)} runs: {len(given.strategies)} strategies, {len(given.seeds)} seeds, preset {given.preset}"
-        )
-        entries.append({"name": name, "summary": summary, "settings": given.model_dump(mode="json")})
+        _, settings = suite.read_suite(name)
+        runs = suite.expand_suite(name, settings, {})
+        size = f"{len(settings.strategies)} strategies, {len(settings.seeds)} seeds"
+        summary = f"{len(runs)} runs: {size}, preset {settings.preset}"
+        entries.append({"name": name, "summary": summary, "settings": settings.model_dump(mode="json")})
     return entries, {}
 
 
@@ -98,30 +91,30 @@ def _datasets() -> Entries:
 
 
 def _pairs() -> Entries:
-    """Which strategies an objective can learn from; {objective: None or the reason why not} for each strategy."""
+    """Which objectives go with each strategy: {objective: None, or the reason why not}."""
     from maskbench import objective as objectives
-    from maskbench.catalog.sample_images import specimen
-    from maskbench.objectives.compatibility import unfit
+    from maskbench.catalog.sample_images import sample_batch
+    from maskbench.objectives.compatibility import incompatibility_reason
     from maskbench.strategy import REGISTRY
 
-    found = specimen("shapes", "56", 4, 2)
-    chosen = [objectives.REGISTRY.create(name) for name in objectives.REGISTRY.names()]
+    batch = sample_batch("shapes", "56", 4, 2)
+    all_objectives = [objectives.REGISTRY.create(name) for name in objectives.REGISTRY.names()]
     entries, broken = [], {}
     for name in REGISTRY.names():
         try:
             strategy = REGISTRY.create(name)
-            view = found.view(strategy)
+            view = batch.view(strategy)
         except Exception as error:  # a plugin may raise anything
             broken[name] = f"{type(error).__name__}: {error}"
             continue
-        reasons = {objective.name: unfit(strategy, objective, view) for objective in chosen}
+        reasons = {objective.name: incompatibility_reason(strategy, objective, view) for objective in all_objectives}
         fitting = [objective for objective, reason in reasons.items() if reason is None]
         entries.append({"name": name, "summary": " ".join(fitting), "pairs": reasons})
     return entries, {**REGISTRY.broken, **broken}
 
 
-def matrix(entries: list[dict[str, Any]]) -> str:
-    """The pairs as a table, strategies down, objectives across."""
+def format_pairs(entries: list[dict[str, Any]]) -> str:
+    """The pairs as a table, a row for each strategy and a column for each objective."""
     rows = [{"strategy": entry["name"], **_marks(entry["pairs"])} for entry in entries]
     return tabulate(rows, headers="keys", tablefmt="simple")
 

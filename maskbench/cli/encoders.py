@@ -5,78 +5,83 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import Plugins, load_plugins, resumable, writing
-from maskbench.cli.run import Precision, show_results
+from maskbench.cli.options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
+from maskbench.cli.run import show_results
+from maskbench.cli.setting_options import SettingOptions
+from maskbench.config.settings import merge, parse_assignments, parse_config, parse_seeds
+from maskbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from maskbench.models.pretrained import ForeignEncoder
+    from maskbench.models.pretrained import PretrainedEncoder
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+SETTINGS = SettingOptions(
+    "data.dataset",
+    "probes",
+    "data.data_dir",
+    "data.limit",
+    "data.img_size",
+    "system.device",
+    "system.precision",
+)
 
 
 def probe(
     encoder: Annotated[
         str, typer.Argument(metavar="ENCODER", help="A run's folder, a file of weights, or a timm name.")
     ],
-    dataset: Annotated[str, typer.Option(help="shapes, torch/NAME, hfds/NAME, wds/FOLDER, or a path.")],
-    probes: Annotated[str, typer.Option(help="NAME[:key=value...],...")] = "knn,linear",
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/ and hfds/ data are kept, or wds/ lies.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
-    model: Annotated[str | None, typer.Option(help="timm VisionTransformer that the weights fit; guessed.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Of the attention, which weights do not tell.")] = None,
-    img_size: Annotated[str | None, typer.Option(help="224 or 160x224; that of its positions if not given.")] = None,
+    settings: Annotated[dict[str, Any], SETTINGS],
+    model: Annotated[
+        str | None, typer.Option(help="timm VisionTransformer that the weights fit. Default: by their shapes.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, which weights do not tell.")] = None,
     seeds: Annotated[str, typer.Option(help="0,1,2 or 0-4, for probes that train something.")] = "0",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any setting, e.g. data.mean=[0,0,0].")] = None,
-    output: Annotated[Path, typer.Option(help="Results folder, perhaps one with runs of ours.")] = Path(
+    set_: Assignments = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder; may hold runs to compare with.")] = Path(
         "results/probe"
     ),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    precision: Annotated[Precision, typer.Option()] = Precision.auto,
-    force: Annotated[bool, typer.Option("--force", help="Repeat what is done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished probes.")] = False,
     plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Ask any encoder what runs are asked; its record stands in tables beside theirs, marked external."""
-    from maskbench.config import schema as settings_of
-    from maskbench.models.pretrained import read_encoder
+    """Probe any encoder as runs are probed.
+
+    Its record stands in tables beside those of runs, marked external. --dataset is required.
+    """
+    from maskbench.models.encoder_sources import read_encoder
     from maskbench.runs.reporter import Terminal
     from maskbench.runs.run import run_all
 
+    if "data.dataset" not in settings:
+        raise UsageError("name the data to probe on, e.g. --dataset ./photos")
     load_plugins(plugin)
-    flags = {
-        "data.dataset": dataset,
-        "data.data_dir": data_dir,
-        "data.limit": limit,
-        "data.img_size": img_size,
-        "probes": probes,
-        "output": str(output),
-        "system.device": device,
-        "system.precision": str(precision),
-    }
-    settings = external_settings(read_encoder(encoder), encoder, model, heads)
-    given = {path: value for path, value in flags.items() if value is not None}
-    settings = settings_of.merge(settings_of.merge({}, settings), given)
-    settings = settings_of.merge(settings, settings_of.assignments(set_ or []))
-    configs = [settings_of.parse({**settings, "seed": seed}) for seed in settings_of.parse_seeds(seeds)]
+    of_encoder = external_settings(read_encoder(encoder), encoder, model, heads)
+    merged = merge({"probes": "knn,linear", **merge({}, of_encoder)}, {**settings, "output": str(output)})
+    merged = merge(merged, parse_assignments(set_ or []))
+    configs = [parse_config({**merged, "seed": seed}) for seed in parse_seeds(seeds)]
     reporter = Terminal()
-    with resumable():
+    with print_resume_command():
         records = run_all(configs, force=force, reporter=reporter)
     show_results(output, records, reporter, as_json)
     if any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 
 
-def external_settings(foreign: "ForeignEncoder", source: str, model: str | None, heads: int | None) -> dict[str, Any]:
-    """Settings by dotted path. Images are of the size of its positions and normalised as it was trained, by ImageNet's
-    moments where nobody says how and it sees colours. model, heads: as in `model_settings`."""
+def external_settings(
+    foreign: "PretrainedEncoder", source: str, model: str | None, heads: int | None
+) -> dict[str, Any]:
+    """Settings, by dotted path, of a run that only probes.
+
+    Images have the size of the encoder's positions and are normalised as it was trained: by ImageNet's moments where
+    nothing says how and it sees colours. model, heads: as in `model_settings`.
+    """
     from maskbench.models.pretrained import model_settings
 
-    grid = foreign.grid
     named = {"source": source, "label": foreign.name, "digest": foreign.digest}
     settings = {
         "strategy": "none",
         "objective": {"name": "external", "parameters": named},
-        "data.img_size": list(grid.image_size),
+        "data.img_size": list(foreign.grid.image_size),
         "data.in_chans": foreign.in_chans,
         **{f"model.{key}": value for key, value in model_settings(foreign, model, heads).items()},
     }
@@ -87,9 +92,12 @@ def external_settings(foreign: "ForeignEncoder", source: str, model: str | None,
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    output: Annotated[Path | None, typer.Option(help="Folder to write; RUN/export if not given.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write. Default: RUN/export.")] = None,
 ) -> None:
-    """Write a run's encoder as a folder that timm loads without maskbench, with a model card, and print its path."""
+    """Write a run's encoder as a folder that timm loads.
+
+    It needs no maskbench and has a model card. Prints the path.
+    """
     from maskbench.runs.export import export
 
-    print(writing(output or run, lambda: export(run, output)))
+    print(write_under(output or run, lambda: export(run, output)))

@@ -10,12 +10,15 @@ import typer
 
 from maskbench._version import __version__
 from maskbench.cli import bench, encoders, plan, rerun, results, run, status, strategies
-from maskbench.errors import Failure, Told, UsageError
+from maskbench.cli.help import SectionedCommand, SectionedGroup
+from maskbench.cli.option_groups import expand_groups
+from maskbench.errors import AlreadyReported, Failure, UsageError
 from maskbench.runtime.interrupt import Interrupted
-from maskbench.runtime.launcher import launched
+from maskbench.runtime.launcher import detect_launch
 
 app = typer.Typer(
     name="maskbench",
+    cls=SectionedGroup,
     help="Compare ways of hiding or degrading images for pre-training vision transformers.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -29,42 +32,42 @@ INTERRUPTED = 130  # a shell's code for Ctrl-C
 
 def main() -> None:
     """Run the command line; mistakes are one line on stderr."""
-    warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+    warnings.showwarning = lambda message, *_, **__: _print_warning(str(message))
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
     code: Any
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
-        code = _say(str(error), 2)
+        code = _print_error(str(error), 2)
     except usage_error as error:
         message = error.format_message()
         code = 2
         if "NoArgsIsHelp" in type(error).__name__:
             print(message, file=sys.stderr)
         elif message:
-            _say(message, 2)
-    except Told:
+            _print_error(message, 2)
+    except AlreadyReported:
         code = 1
     except Failure as error:
-        code = _say(str(error), 1)
+        code = _print_error(str(error), 1)
     except Interrupted as interruption:
-        sys.exit(_say(str(interruption), 128 + interruption.signal))
+        sys.exit(_print_error(str(interruption), 128 + interruption.signal))
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:  # which is also what some versions of typer return for Ctrl-C
-        _say("interrupted", code)
+        _print_error("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _warn(message: str) -> None:
-    if launched().first:
+def _print_warning(message: str) -> None:
+    if detect_launch().is_rank0:
         print(f"maskbench: {message}", file=sys.stderr)
 
 
-def _say(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
     """One line. Of several processes that find the same mistake, one on each machine tells it; a failure is told by the
     process that it met."""
-    if code != 1 and launched().local_rank:
+    if code != 1 and detect_launch().local_rank:
         return code
     with suppress(OSError):  # nobody may be left to read it
         print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
@@ -78,22 +81,20 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
         raise typer.Exit
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run.run,
-    "rerun": rerun.rerun,
-    "status": status.status,
-    "table": results.table,
-    "plot": results.plot,
-    "report": results.report,
-    "compare": results.compare,
-    "probe": encoders.probe,
-    "export": encoders.export,
-    "list": strategies.list_,
-    "show": strategies.show,
-    "check": strategies.check,
-    "new": strategies.new,
-    "bench": bench.bench,
-    "plan": plan.plan,
+SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
+    "Compare": {
+        "run": run.run,
+        "table": results.table,
+        "plot": results.plot,
+        "report": results.report,
+        "compare": results.compare,
+        "rerun": rerun.rerun,
+    },
+    "Look": {"list": strategies.list_, "show": strategies.show, "probe": encoders.probe, "export": encoders.export},
+    "Extend": {"new": strategies.new, "check": strategies.check},
+    "Operate": {"status": status.status, "plan": plan.plan, "bench": bench.bench},
 }
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
+for _section, _commands in SECTIONS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=SectionedCommand, rich_help_panel=_section)(expand_groups(_command))

@@ -1,41 +1,75 @@
 """`maskbench plan`."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import Plugins, load_plugins
+from maskbench.cli.options import AsJson, Assignments, Plugins, load_plugins
+from maskbench.cli.setting_options import SettingOptions
+from maskbench.config.settings import parse_assignments, parse_seeds
+from maskbench.config.suite import read_suite
 from maskbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from maskbench.sweeps.workload import DevicePool
+
+MACHINES, DATA = "Machines", "Data"
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """The machines to plan for."""
+
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on CPUs.", rich_help_panel=MACHINES)] = 1
+    devices_per_run: Annotated[int, typer.Option(min=1, help="Devices that share a run.", rich_help_panel=MACHINES)] = 1
+    link_gbit: Annotated[
+        float,
+        typer.Option(min=0.001, help="Gbit/s between devices that share a run.", rich_help_panel=MACHINES),
+    ] = 200.0
+    image_kb: Annotated[
+        float,
+        typer.Option(min=0, help="kB of an encoded image, where data are streamed.", rich_help_panel=DATA),
+    ] = 0.0
+
+    def device_pool(self) -> "DevicePool":
+        from maskbench.sweeps.workload import DevicePool
+
+        return DevicePool(self.devices, self.devices_per_run, self.link_gbit * 1e9 / 8, self.image_kb * 1e3)
 
 
 def plan(
-    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help="See `list suites`.")],
-    devices: Annotated[int, typer.Option(min=1, help="GPUs, or on a CPU processes.")] = 1,
-    per_run: Annotated[int, typer.Option("--devices-per-run", min=1, help="That share a run.")] = 1,
+    suite: Annotated[str, typer.Option(metavar="NAME|FILE", help="The suite; see `list suites`.")],
+    settings: Annotated[dict[str, Any], SettingOptions("data.dataset")],
+    machines: FleetOptions,
     step: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Of `bench step --json` on such a device; measured here if not given."),
+        typer.Option(
+            metavar="FILE.json",
+            help="Output of `bench step --json` on such a device. Default: measured here.",
+            rich_help_panel=MACHINES,
+        ),
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Of train, where the data are not at hand.")] = None,
-    test_images: Annotated[int, typer.Option(min=0, help="Likewise.")] = 0,
-    image_kb: Annotated[float, typer.Option(min=0, help="Of an encoded image, where data are streamed.")] = 0.0,
-    link_gbit: Annotated[float, typer.Option(min=0.001, help="Between devices that share a run.")] = 200.0,
-    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4; the suite's if not given.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="The suite's if not given.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any setting; repeatable.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Training images, if the data are not here.", rich_help_panel=DATA)
+    ] = None,
+    test_images: Annotated[
+        int, typer.Option(min=0, help="Test images, if the data are not here.", rich_help_panel=DATA)
+    ] = 0,
+    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4. Default: the suite's.")] = None,
+    set_: Assignments = None,
     plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Time, storage and network of a suite on other machines, before anything is run.
+    """Predict time and storage of a suite on other machines.
 
-    Arithmetic is counted on the models that the suite asks for. What a device does of it in a second comes from `bench
-    step` there, or from a few steps of every kind of run here, on the suite's own data.
+    Arithmetic is counted on the models of the suite. How much of it a device does per second comes from `bench step`
+    there, or from a few steps of every kind of run here, on the suite's own data.
     """
-    from maskbench.config.schema import assignments
-    from maskbench.config.suite import read_suite
-    from maskbench.sweeps.capacity_plan import Fleet, Forecaster, read_step, told
+    from maskbench.sweeps.capacity_plan import CapacityPlanner, format_plan
+    from maskbench.sweeps.workload import read_measured_step
 
     load_plugins(plugin)
     if images is not None and step is None:
@@ -44,12 +78,9 @@ def plan(
         )
     name, read = read_suite(suite)
     if seeds is not None:
-        from maskbench.config.schema import parse_seeds
-
         read = read.model_copy(update={"seeds": parse_seeds(seeds)})
-    over: dict[str, Any] = {"data.dataset": dataset} if dataset is not None else {}
-    over |= assignments(set_ or [])
-    fleet = Fleet(devices, per_run, link_gbit * 1e9 / 8, image_kb * 1e3)
-    forecaster = Forecaster(fleet, None if step is None else read_step(step), images, test_images, plugin or [])
-    found = forecaster(name, read, over)
-    print(json.dumps(found, indent=1) if as_json else told(found))
+    overrides = {**settings, **parse_assignments(set_ or [])}
+    measured = None if step is None else read_measured_step(step)
+    planner = CapacityPlanner(machines.device_pool(), measured, images, test_images, plugin or [])
+    forecast = planner.plan(name, read, overrides)
+    print(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))

@@ -1,11 +1,12 @@
 """`maskbench rerun`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import Plugins, load_plugins, resumable
+from maskbench.cli.options import CheckpointEvery, Plugins, load_plugins, print_resume_command
+from maskbench.cli.setting_options import SettingOptions
 
 if TYPE_CHECKING:
     from maskbench.runs.reproduce import Verdict
@@ -13,42 +14,41 @@ if TYPE_CHECKING:
 
 def rerun(
     record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record.json, or the folder that holds it.")],
-    dataset: Annotated[str | None, typer.Option(help="Where the record's data are here.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/NAME data sets are kept.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; the record's if not given.")] = None,
-    output: Annotated[Path, typer.Option(help="Results folder of the repetition.")] = Path("results/rerun"),
-    checkpoint_every: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
-    ] = None,
+    settings: Annotated[dict[str, Any], SettingOptions("data.dataset", "data.data_dir", "system.device")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder of the repetition.")] = Path(
+        "results/rerun"
+    ),
+    checkpoint_every: CheckpointEvery = None,
     plugin: Plugins = None,
 ) -> None:
-    """Repeat a stored run and say whether its numbers hold: to the last digit on the same kind of machine with the same
-    versions, else within the interval of its test set. Exit code 1 if they do not."""
+    """Repeat a stored run and say whether its numbers hold.
+
+    To the last digit on the same kind of machine with the same versions, else within the interval of its test set. Exit
+    code 1 if they do not. --dataset and --device say where the data lie and what to use here; default: the record's.
+    """
     from maskbench.runs.reporter import Terminal
-    from maskbench.runs.reproduce import rerun
+    from maskbench.runs.reproduce import reproduce
 
     load_plugins(plugin)
-    given = {"data.dataset": dataset, "data.data_dir": data_dir, "system.device": device}
-    changes = {name: value for name, value in given.items() if value is not None}
-    with resumable():
-        verdict = rerun(record, changes, output, Terminal(), checkpoint_every)
-    print(_told(verdict), end="")
+    with print_resume_command():
+        verdict = reproduce(record, settings, output, Terminal(), checkpoint_every)
+    print(_format_verdict(verdict), end="")
     if not verdict.holds:
         raise typer.Exit(1)
 
 
-def _told(verdict: "Verdict") -> str:
+def _format_verdict(verdict: "Verdict") -> str:
     from tabulate import tabulate
 
     rows = [
-        (claim.name, claim.stored, claim.repeated, claim.low, claim.high, "holds" if claim.holds else "DOES NOT HOLD")
-        for claim in verdict.claims
+        (check.name, check.stored, check.repeated, check.low, check.high, "holds" if check.holds else "DOES NOT HOLD")
+        for check in verdict.checks
     ]
     headers = ["number", "stored", "repeated", "lowest", "highest", ""]
     table = tabulate(rows, headers, tablefmt="pipe", floatfmt=".6g")
-    if verdict.elsewhere:
-        how = f"Accuracies within the record's 95 % interval, because {'; '.join(verdict.elsewhere)}."
+    if verdict.differences:
+        how = f"Accuracies within the record's 95 % interval, because {'; '.join(verdict.differences)}."
     else:
         how = "To the last digit: the same kind of machine and the same versions."
-    kept = sum(claim.holds for claim in verdict.claims)
-    return f"{table}\n\n{kept} of {len(verdict.claims)} numbers hold. {how}\n"
+    kept = sum(check.holds for check in verdict.checks)
+    return f"{table}\n\n{kept} of {len(verdict.checks)} numbers hold. {how}\n"

@@ -1,216 +1,262 @@
 """`maskbench run`."""
 
 import json
-from collections.abc import Callable
-from enum import StrEnum
-from functools import partial
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import (
-    CpusPerRun,
-    GpusPerRun,
-    Jobs,
-    MemoryPerRun,
-    On,
-    Partition,
-    Plugins,
-    RayAddress,
-    Regime,
-    SlurmOptions,
-    Time,
-    given,
-    load_plugins,
-    resumable,
-)
+from maskbench.cli.options import AsJson, Assignments, CheckpointEvery, Plugins, load_plugins, print_resume_command
 from maskbench.cli.results import figures_of, tables_of
+from maskbench.cli.setting_options import SECTIONS, SettingOptions
+from maskbench.config.run_set import FixedRuns, RunSet, SuiteRuns
+from maskbench.config.schema import RunConfig
+from maskbench.config.settings import expand_runs, load_preset, merge, parse_assignments, parse_seeds, read_yaml
+from maskbench.config.specs import parse_specs
+from maskbench.config.suite import CONTROLS, read_suite
 from maskbench.errors import UsageError
-from maskbench.runtime.launcher import launched
+from maskbench.runtime.launcher import detect_launch
 
 if TYPE_CHECKING:
-    from maskbench.config import schema as settings_of
+    from maskbench.executors.placement import Placement
     from maskbench.record import RunRecord
     from maskbench.runs.reporter import Reporter
-    from maskbench.sweeps.sweep import Campaign, Choose
+    from maskbench.sweeps.sweep import Sweep
+
+WHAT, WHERE, HOW = SECTIONS[RunConfig], "Where runs happen", "Execution"
 
 
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
+@dataclass(frozen=True)
+class Selection:
+    """What to run: a suite, or strategies and seeds under a preset, a file and single settings."""
+
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Strategies to compare: NAME[:key=value...],... e.g. random,gmml:fill=zeros", rich_help_panel=WHAT
+        ),
+    ] = None
+    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4. Default: 0.", rich_help_panel=WHAT)] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Settings to start from (see `list presets`). Default: quick.", rich_help_panel=WHAT),
+    ] = None
+    suite: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="A grid of runs (see `list suites`).", rich_help_panel=WHAT),
+    ] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Settings over the preset, as --print-config writes them.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
+    set_: Assignments = None
+
+    def expand(self, options: dict[str, Any]) -> RunSet:
+        """The runs, given the settings of other options by path. `--set` has the last word."""
+        assigned = parse_assignments(self.set_ or [])
+        if self.suite is not None:
+            return self._expand_suite({**options, **assigned})
+        preset = self.preset or "quick"
+        settings = {"output": f"results/{preset}", **load_preset(preset)}
+        for over in ({} if self.config is None else read_yaml(self.config), options, assigned):
+            settings = merge(settings, over)
+        specs = parse_specs(self.strategy) if self.strategy else [settings.get("strategy", "random")]
+        return FixedRuns(expand_runs(settings, specs, parse_seeds(self.seeds or "0")))
+
+    def _expand_suite(self, overrides: dict[str, Any]) -> RunSet:
+        assert self.suite is not None
+        if self.strategy or self.preset or self.config:
+            raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
+        name, suite = read_suite(self.suite)
+        if self.seeds is not None:
+            suite = suite.model_copy(update={"seeds": parse_seeds(self.seeds)})
+        return SuiteRuns(name, suite, overrides)
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where runs happen, and what each may use there."""
+
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="local|ray|slurm", help="Where runs happen. Default: local.", rich_help_panel=WHERE),
+    ] = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Runs at the same time. Default: 1 here, as many as fit on a cluster.", rich_help_panel=WHERE
+        ),
+    ] = None
+    cpus_per_run: Annotated[
+        int | None,
+        typer.Option(min=1, help="ray, slurm: cores of a run, and its threads. Default: 1.", rich_help_panel=WHERE),
+    ] = None
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0, help="ray, slurm: GPUs of a run; on ray also 0.25.", rich_help_panel=WHERE)
+    ] = None
+    memory_per_run: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="GIB", help="ray, slurm: memory of a run.", rich_help_panel=WHERE),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Ray cluster. Default: RAY_ADDRESS, else one started here.", rich_help_panel=WHERE
+        ),
+    ] = None
+    partition: Annotated[
+        str | None, typer.Option(help="slurm: partition, as sbatch takes it.", rich_help_panel=WHERE)
+    ] = None
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="slurm: time limit, as sbatch takes it. Longer runs are requeued. Default: 4:00:00.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="slurm: any option of sbatch. Repeatable.", rich_help_panel=WHERE),
+    ] = None
+
+    def placement(self) -> "Placement":
+        """UsageError for an unknown executor, and for flags that do not apply to it."""
+        from maskbench.executors.placement import Placement
+
+        on, *rest = astuple(self)
+        return Placement(on or "local", *rest)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How runs are carried out; none of it changes a result."""
+
+    checkpoint_every: CheckpointEvery = None
+    track: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Send the curve to tensorboard, wandb or mlflow.",
+            rich_help_panel=HOW,
+        ),
+    ] = None
+    force: Annotated[
+        bool, typer.Option("--force", help="Repeat finished runs from the start.", rich_help_panel=HOW)
+    ] = False
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing torch/ or hfds/ data set.", rich_help_panel=HOW)
+    ] = False
+    plugin: Plugins = None
+
+    @property
+    def tracker_names(self) -> list[str]:
+        """Names of the trackers. UsageError for one that is unknown or not installed."""
+        from maskbench.runs.trackers import create_trackers
+
+        names = self.track.split(",") if self.track else []
+        create_trackers(names)
+        return names
 
 
 def run(
-    context: typer.Context,
-    strategy: Annotated[str | None, typer.Option(help="NAME[:key=value...],... e.g. random,gmml:fill=zeros")] = None,
-    regime: Annotated[
-        Regime | None, typer.Option(help="paper: published defaults; matched: one ratio, exact counts.")
-    ] = None,
-    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
-    objective: Annotated[str | None, typer.Option(help="NAME[:key=value...]")] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="shapes, torch/NAME, hfds/NAME, wds/FOLDER, or a path to Parquet files or image folders."),
-    ] = None,
-    probe_dataset: Annotated[str | None, typer.Option(help="Probed instead; training needs no labels.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where torch/ and hfds/ data are kept, or wds/ lies.")] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a torch/ or hfds/ data set if it is missing.")
-    ] = False,
-    model: Annotated[str | None, typer.Option(help="timm VisionTransformer by name.")] = None,
-    patch_size: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    img_size: Annotated[str | None, typer.Option(help="224 or 160x224 (rows x cols).")] = None,
-    in_chans: Annotated[int | None, typer.Option(help="Image channels.")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Global.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate, absolute.")] = None,
-    blr: Annotated[float | None, typer.Option(help="Peak learning rate per 256 images.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option()] = None,
-    weight_decay: Annotated[float | None, typer.Option()] = None,
-    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4; 0 if not given.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of training images kept, stratified.")] = None,
-    probes: Annotated[str | None, typer.Option(help="NAME[:key=value...],...")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Settings to start from; see `list presets`; quick if not given.")
-    ] = None,
-    suite: Annotated[str | None, typer.Option(metavar="NAME|FILE", help="A grid of runs; see `list suites`.")] = None,
-    on: On = None,
-    jobs: Jobs = None,
-    cpus_per_run: CpusPerRun = None,
-    gpus_per_run: GpusPerRun = None,
-    memory_per_run: MemoryPerRun = None,
-    ray_address: RayAddress = None,
-    partition: Partition = None,
-    time: Time = None,
-    slurm: SlurmOptions = None,
+    selection: Selection,
+    settings: Annotated[dict[str, Any], SettingOptions()],
+    where: PlaceOptions,
+    execution: Execution,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long, and stop.")] = False,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML laid over the preset; --print-config shows the form.")
-    ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="a.b=c, any setting; repeatable.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Show the settings and stop.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Results folder; results/<preset> if not given.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    precision: Annotated[Precision | None, typer.Option()] = None,
-    compile_: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile; off by auto.")] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(metavar="N|auto", help="Processes that decode streamed data; auto: a core each. 0: none."),
-    ] = None,
-    deterministic: Annotated[
-        bool | None,
-        typer.Option("--deterministic", help="Only algorithms that repeat to the last digit; slower on a GPU."),
-    ] = None,
-    checkpoint_every: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="300, or more where writing would take over 1 %.")
-    ] = None,
-    track: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="tensorboard, wandb, mlflow: the curve as it is made.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Repeat runs that are done, from the start.")] = False,
-    plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records, not the table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Pre-train and probe; each strategy and seed is a run. The control random-init is added to each seed. Started by
-    torchrun or srun, its processes share each run."""
-    from maskbench.config import schema as settings_of
+    """Pre-train and probe; each strategy and seed is a run.
 
-    load_plugins(plugin)
-    flags = given(context)
-    if ratio is not None:
-        flags.setdefault("regime", "matched")
-    runs, tried = _asked(suite, strategy, preset, config, seeds, flags, settings_of.assignments(set_ or []))
-    first = runs(None)[0]
-    together = launched()
+    The control random-init is added for each seed. Processes that torchrun or srun starts share each run. The table
+    goes to stdout; --json prints the records instead.
+    """
+    load_plugins(execution.plugin)
+    if settings.get("ratio") is not None:
+        settings.setdefault("regime", "matched")
+    run_set = selection.expand(settings)
     if print_config:
-        import yaml
-
-        from maskbench.config.suite import CONTROLS
-
-        shown = next((run for run in runs(None) if run.objective.name not in CONTROLS), first)
-        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False) if together.first else "", end="")
+        _print_config(run_set)
         return
-    if download and together.local_rank == 0:  # the others wait where they meet
-        wanted = [each.data for each in runs(None)]
-        _fetch({(name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name})
-    from maskbench.executors.placement import Place
-    from maskbench.runs.reporter import Reporter, Terminal
-    from maskbench.runs.trackers import trackers
-    from maskbench.sweeps.sweep import Campaign
-
-    followed = track.split(",") if track else []
-    trackers(followed)  # refused before anything is planned
-    place = Place(on or "local", jobs, cpus_per_run, gpus_per_run, memory_per_run, ray_address, partition, time, slurm)
-    if together.world > 1 and (place.at_once > 1 or not place.here):
-        raise UsageError(f"{together.world} processes share each run here; drop --jobs and --on, or start one process")
-    reporter = Terminal() if together.first else Reporter()
-    campaign = Campaign(runs, tried, place, plugin or [], force, checkpoint_every, reporter, followed * together.first)
+    if execution.download:
+        _download(run_set)
+    sweep = _sweep(run_set, where.placement(), execution)
     if not dry_run:
-        told = suite is not None and together.world == 1  # the others would wait for what the first one tries
-        _carry_out(campaign, first, as_json, told=told)
-    elif together.first:
-        print(campaign.told())
+        # With several processes the others would wait for the steps that the plan measures.
+        describe = selection.suite is not None and detect_launch().world_size == 1
+        _run_sweep(sweep, run_set.runs()[0], as_json, describe=describe)
+    elif detect_launch().is_rank0:
+        print(sweep.describe_plan())
 
 
-def _fetch(places: set[tuple[str, str | None]]) -> None:
-    """Download what torchvision and Hugging Face know of these data sets, each in its folder."""
-    from maskbench.data import HUB, torchvision
+def _print_config(run_set: RunSet) -> None:
+    """The first run that is no control, as YAML."""
+    import yaml
 
-    for name, folder in places:
-        if name.startswith(torchvision.PREFIX):
-            torchvision.fetch(name, folder)
-        if name.startswith(HUB):
-            from maskbench.data import huggingface
-
-            huggingface.opened(name.removeprefix(HUB), folder, download=True)
+    if detect_launch().is_rank0:
+        runs = run_set.runs()
+        shown = next((run for run in runs if run.objective.name not in CONTROLS), runs[0])
+        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
 
 
-def _carry_out(campaign: "Campaign", first: "settings_of.RunConfig", as_json: bool, *, told: bool) -> None:
-    """Do what is not done yet and show it; exit code 1 where a run is missing or not complete. told: the plan is shown
-    first."""
-    from maskbench.runtime.process_group import joined
+def _download(run_set: RunSet) -> None:
+    """Fetch what torchvision and Hugging Face know of the data sets: once a machine, while its other processes wait."""
+    from maskbench.data import download_dataset
 
-    with resumable(), joined(first.system.device):
-        if told:
-            campaign.summon()
-            campaign.reporter.note(campaign.told())
-        expected, records = campaign.carry_out()
-    if launched().first:
-        show_results(Path(first.output), records, campaign.reporter, as_json)
+    if detect_launch().local_rank:
+        return
+    wanted = [config.data for config in run_set.runs()]
+    for name, folder in {
+        (name, data.data_dir) for data in wanted for name in (data.dataset, data.probe_dataset) if name
+    }:
+        download_dataset(name, folder)
+
+
+def _sweep(run_set: RunSet, placement: "Placement", execution: Execution) -> "Sweep":
+    from maskbench.runs.reporter import Reporter, Terminal
+    from maskbench.sweeps.sweep import Sweep
+
+    world, first = detect_launch().world_size, detect_launch().is_rank0
+    if world > 1 and (placement.concurrent_runs > 1 or not placement.is_local):
+        raise UsageError(f"{world} processes share each run here; drop --jobs and --on, or start one process")
+    trackers = execution.tracker_names
+    return Sweep(
+        run_set,
+        placement,
+        execution.plugin or [],
+        execution.force,
+        execution.checkpoint_every,
+        Terminal() if first else Reporter(),
+        trackers * first,
+    )
+
+
+def _run_sweep(sweep: "Sweep", first: RunConfig, as_json: bool, *, describe: bool) -> None:
+    """Carry out what is not done yet and show the results. Exit code 1 where a run is missing or not complete.
+
+    describe: show the plan first.
+    """
+    from maskbench.runtime.process_group import join_process_group
+
+    with print_resume_command(), join_process_group(first.system.device):
+        if describe:
+            sweep.start_workers()
+            sweep.reporter.note(sweep.describe_plan())
+        expected, records = sweep.run()
+    if detect_launch().is_rank0:
+        show_results(Path(first.output), records, sweep.reporter, as_json)
     if len(records) < expected or any(record.status != "complete" for record in records):
         raise typer.Exit(1)
 
 
-def _asked(
-    suite: str | None, strategy: str | None, preset: str | None, file: Path | None, seeds: str | None,
-    flags: dict[str, Any], assigned: dict[str, Any],
-) -> "tuple[Callable[[Choose | None], list[settings_of.RunConfig]], list[settings_of.RunConfig]]":  # fmt: skip
-    """What makes the configurations, once choices are made, and the runs by which they are made: none but in a suite.
-    flags: settings by their path; --set (assigned) is laid over them."""
-    from maskbench.config import schema as settings_of
-    from maskbench.config.suite import grid, read_suite, trials
-
-    if suite is not None:
-        if strategy or preset or file:
-            raise UsageError("a suite names its strategies and settings; drop --strategy, --preset and --config")
-        name, read = read_suite(suite)
-        if seeds is not None:
-            read = read.model_copy(update={"seeds": settings_of.parse_seeds(seeds)})
-        over = {**flags, **assigned}
-        return partial(grid, name, read, over), trials(name, read, over)
-    preset = preset or "quick"
-    settings = {"output": f"results/{preset}", **settings_of.preset(preset)}
-    for over in ({} if file is None else settings_of.read_yaml(file), flags, assigned):
-        settings = settings_of.merge(settings, over)
-    specs = settings_of.parse_specs(strategy) if strategy else [settings.get("strategy", "random")]
-    configs = settings_of.expand(settings, specs, settings_of.parse_seeds(seeds or "0"))
-    return lambda _: configs, []
-
-
 def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
-    """The table or the records on stdout; what was written where, and what is not complete, on stderr."""
+    """The table or the records on stdout; where files are, and what is not complete, on stderr."""
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:

@@ -7,20 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from maskbench.cli.options import AsJson
+
 if TYPE_CHECKING:
     from maskbench.runs.status import Status
 
 
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of runs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say which runs are queued, running, interrupted, done or failed; from any machine that sees the folder."""
+    """Show which runs are queued, running, done or failed.
+
+    From any machine that sees the folder.
+    """
     from tabulate import tabulate
 
-    from maskbench.runs.status import STATES, statuses, summary
+    from maskbench.runs.status import STATES, read_statuses, summarise
 
-    found = statuses(folder)
+    found = read_statuses(folder)
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=1))
         return
@@ -28,7 +33,7 @@ def status(
     if found:
         headers = ["run", "state", "trained", "minutes left", "where", ""]
         print(tabulate([_row(each) for each in ordered], headers, disable_numparse=True), end="\n\n")
-    print(summary(found))
+    print(summarise(found))
 
 
 def _row(each: "Status") -> list[Any]:

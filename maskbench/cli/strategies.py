@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from maskbench.cli.options import Plugins, Regime, load_plugins, writing
-from maskbench.errors import UsageError, unknown
+from maskbench.cli.options import AsJson, Plugins, Regime, load_plugins, write_under
+from maskbench.errors import UsageError, unknown_name
 
 
 def list_(
@@ -16,21 +16,24 @@ def list_(
         str, typer.Argument(help="strategies, objectives, probes, datasets, presets, suites or pairs.")
     ] = "strategies",
     plugin: Plugins = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show what there is. Plugins that fail to import are named on stderr and disturb nothing."""
+    """List strategies, objectives, probes, data sets, presets, suites.
+
+    `pairs` shows which strategy goes with which objective. A broken plugin is named on stderr and disturbs nothing.
+    """
     from maskbench.catalog import listing
 
     load_plugins(plugin)
     if kind not in listing.KINDS:
-        raise unknown("kind", kind, listing.KINDS)
+        raise unknown_name("kind", kind, listing.KINDS)
     entries, broken = listing.KINDS[kind]()
     if as_json:
         if kind == "strategies":
-            listing.with_diagnostics(entries)
+            listing.add_diagnostics(entries)
         print(json.dumps(entries, indent=1))
     elif kind == "pairs":
-        print(listing.matrix(entries))
+        print(listing.format_pairs(entries))
     else:
         width = max(len(entry["name"]) for entry in entries)
         for entry in entries:
@@ -58,9 +61,12 @@ def show(
     images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
     output: Annotated[Path, typer.Option(help="File to write, .png, .jpg or .webp.")] = Path("masks.png"),
 ) -> None:
-    """Draw strategies on the same images: what the encoder sees and what must be recovered."""
-    from maskbench.catalog.gallery import draw
-    from maskbench.config.schema import parse_specs
+    """Draw strategies on the same images.
+
+    What the encoder sees, and what it must recover.
+    """
+    from maskbench.catalog.gallery import draw_strategies
+    from maskbench.config.specs import parse_specs
 
     load_plugins(plugin)
     if every == bool(names):
@@ -72,15 +78,16 @@ def show(
     specs = [spec for name in names or [] for spec in parse_specs(name)]
     matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
     if explain:
-        from maskbench.catalog import page as page
+        from maskbench.catalog.explanation import draw_explanation
 
         if len(specs) != 1:
             raise UsageError("name one strategy to explain, e.g. `maskbench show gmml --explain`")
         places = specs[0], output, dataset, img_size, patch_size, matched, seed
-        writing(output.parent, lambda: page.explain(*places))
+        write_under(output.parent, lambda: draw_explanation(*places))
         print(output)
         return
-    writing(output.parent, lambda: draw(specs, output, dataset, img_size, patch_size, matched, seed, images, every))
+    where = specs, output, dataset, img_size, patch_size, matched, seed, images, every
+    write_under(output.parent, lambda: draw_strategies(*where))
     print(output)
 
 
@@ -88,9 +95,12 @@ def check(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A strategy, NAME[:key=value...], or a plugin.")],
     plugin: Plugins = None,
 ) -> None:
-    """Test whether strategies keep the contract; exit 1 where one does not."""
+    """Test whether a strategy keeps the contract.
+
+    Exit code 1 where it does not.
+    """
     from maskbench.api import create_strategy
-    from maskbench.config.schema import parse_specs
+    from maskbench.config.specs import parse_specs
     from maskbench.testing import check_strategy
 
     load_plugins(plugin)
@@ -110,10 +120,10 @@ def new(
     name: Annotated[str, typer.Argument(help="Of the strategy, e.g. my-mask.")],
     folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(),
 ) -> None:
-    """Write a strategy that works, and its test, to start from."""
+    """Write a working strategy and its test, to start from."""
     from maskbench.cli.scaffold import scaffold
 
-    strategy, test = writing(folder, lambda: scaffold(name, folder))
+    strategy, test = write_under(folder, lambda: scaffold(name, folder))
     print(f"{strategy}\n{test}")
     print(
         f"next: maskbench check {strategy}; maskbench show {name} --plugin {strategy}; "

@@ -11,22 +11,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from maskbench.config.schema import (
-    Model,
-    OneSpec,
-    RunConfig,
-    Section,
-    Spec,
-    Specs,
-    Train,
-    complaint,
-    merge,
-    parse,
-    parse_seeds,
-    preset,
-    read_yaml,
-)
-from maskbench.errors import UsageError, unknown
+from maskbench.config.schema import Model, RunConfig, Train
+from maskbench.config.section import Section, setting
+from maskbench.config.settings import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
+from maskbench.config.specs import OneSpec, Spec, Specs
+from maskbench.errors import UsageError, unknown_name
 
 CONTROLS = ("random-init", "supervised")
 FIXED = ("epochs", "batch_size", "budget")  # of training: the same for all that are compared
@@ -51,35 +40,40 @@ Value = Annotated[Any, BeforeValidator(_number)]
 
 
 class Suite(Section):
-    """Every strategy with every objective, ratio, data set, model and seed, and the controls once for each of those
-    data sets, models and seeds. Settings lie over the preset's, in this order: `set`, `budget`, then what is crossed.
-
-    tune: setting -> values, e.g. {lr: [1e-3, 2e-3], ratio: [0.6, 0.75]}. Each strategy is tried with every combination
-    and every one of `tuning_seeds`, and its best one on validation is what the seeds then run. Controls are not tuned.
+    """A grid of runs: every strategy with every objective, ratio, data set, model and seed, and the controls once for
+    each data set, model and seed. Settings lie over the preset's in this order: `set`, `budget`, then what is crossed.
     """
 
-    preset: str = "quick"
-    set: Choice = Field({})  # any setting by its dotted path
+    preset: str = setting("quick", "Preset that settings start from.")
+    set: Choice = setting({}, "Any setting by its dotted path, such as train.lr: 1e-3.")
     budget: (
         Annotated[
             dict[Literal["epochs", "seconds", "gflops"], Annotated[float, Field(gt=0)]],
             Field(min_length=1, max_length=1),
         ]
         | None
-    ) = None  # of each run's training; the preset's epochs if not given
-    strategies: Specs
-    objectives: Annotated[list[OneSpec], Field(min_length=1)] | None = None  # the preset's if not given
-    ratios: list[Annotated[float, Field(gt=0, lt=1)]] | None = None  # matched regime
-    datasets: list[str] | None = None
-    models: list[Model] | None = None
-    seeds: Seeds = Field([0])
-    tune: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field({})
-    tuning_seeds: Seeds = Field([1000])
-    controls: list[str] = Field(list(CONTROLS))
+    ) = setting(None, "Length of each run's training, in epochs, seconds or GFLOPs. Default: the preset's epochs.")
+    strategies: Specs = setting(..., "Strategies to compare: NAME[:key=value...].")
+    objectives: Annotated[list[OneSpec], Field(min_length=1)] | None = setting(
+        None, "Objectives to cross with the strategies. Default: the preset's."
+    )
+    ratios: list[Annotated[float, Field(gt=0, lt=1)]] | None = setting(
+        None, "Ratios to cross with the strategies, in the matched regime."
+    )
+    datasets: list[str] | None = setting(None, "Data sets, each compared apart.")
+    models: list[Model] | None = setting(None, "Models, each compared apart.")
+    seeds: Seeds = setting([0], "Seeds: a list, or 0-4.")
+    tune: dict[str, Annotated[list[Value], Field(min_length=1)]] = setting(
+        {},
+        "Setting -> values to try, such as {lr: [1e-3, 2e-3]}. Each strategy is tried with every combination and every "
+        "tuning seed; its best combination on validation is what `seeds` then run. Controls are not tuned.",
+    )
+    tuning_seeds: Seeds = setting([1000], "Seeds of the trials; none of them may be among `seeds`.")
+    controls: list[str] = setting(list(CONTROLS), "Control rows to add: random-init, supervised.")
 
     @property
     def combinations(self) -> list[Choice]:
-        """Those that are tried for each strategy: dotted path -> value; none where nothing is tuned."""
+        """The combinations of settings to try for each strategy: dotted path -> value. Empty if nothing is tuned."""
         paths = [f"train.{name}" if name in Train.model_fields else name for name in self.tune]
         values = itertools.product(*self.tune.values()) if self.tune else ()
         return [dict(zip(paths, these, strict=True)) for these in values]
@@ -100,30 +94,32 @@ def read_suite(name_or_path: str) -> tuple[str, Suite]:
         text = resources.files("maskbench.config.suites").joinpath(f"{name_or_path}.yaml").read_text()
         name, settings = name_or_path, yaml.safe_load(text)
     else:
-        raise unknown("suite", name_or_path, suite_names())
+        raise unknown_name("suite", name_or_path, suite_names())
     try:
         suite = Suite.model_validate(settings)
     except ValidationError as error:
-        raise complaint(error, Suite) from None
+        raise explain_error(error, Suite) from None
     _check_tuning(suite)
     return name, suite
 
 
 def _check_tuning(suite: Suite) -> None:
-    fixed = sorted(_bare(suite) & set(FIXED))
+    fixed = sorted(_tuned_names(suite) & set(FIXED))
     if fixed:
         raise UsageError(f"tune: {fixed[0]} is what makes runs comparable; set it for all, under set or budget")
-    if suite.budget is not None and "epochs" not in suite.budget and "warmup_epochs" in _bare(suite):
+    if suite.budget is not None and "epochs" not in suite.budget and "warmup_epochs" in _tuned_names(suite):
         raise UsageError("tune: under a budget the warm-up keeps its share of the epochs; drop warmup_epochs")
     if "ratio" in suite.tune and suite.ratios:
         raise UsageError("a suite either tunes the ratio or crosses ratios; drop one of the two")
 
 
-def _bare(suite: Suite) -> set[str]:
+def _tuned_names(suite: Suite) -> set[str]:
     return {name.removeprefix("train.") for name in suite.tune}
 
 
-def grid(name: str, suite: Suite, overrides: Choice, chosen: Callable[[str], Choice] | None = None) -> list[RunConfig]:
+def expand_suite(
+    name: str, suite: Suite, overrides: Choice, chosen: Callable[[str], Choice] | None = None
+) -> list[RunConfig]:
     """A configuration for each run, seeds outermost, so that comparisons are complete early, controls first.
 
     overrides: dotted settings from the command line, over everything else. chosen: of a row that was tuned, the
@@ -131,45 +127,45 @@ def grid(name: str, suite: Suite, overrides: Choice, chosen: Callable[[str], Cho
     """
     tried = suite.combinations
     configs = []
-    for place, settings in _places(name, suite, suite.seeds, overrides):
+    for place, settings in _crossed_settings(name, suite, suite.seeds, overrides):
         for control in suite.controls:
-            configs.append(parse(merge(settings, {"strategy": "none", "objective": control})))
+            configs.append(parse_config(merge(settings, {"strategy": "none", "objective": control})))
         for choices, spec in _rows(suite):
-            run = _laid_over(settings, *choices)
+            run = _merge_all(settings, *choices)
             if tried:
                 row = _row_name(spec, *place, *choices)
-                run = _tuned(run, suite, row, tried[0] if chosen is None else chosen(row))
-            configs.append(parse(run))
-    return _each_once(configs)
+                run = _with_tuning(run, suite, row, tried[0] if chosen is None else chosen(row))
+            configs.append(parse_config(run))
+    return _unique(configs)
 
 
-def trials(name: str, suite: Suite, overrides: Choice) -> list[RunConfig]:
+def expand_trials(name: str, suite: Suite, overrides: Choice) -> list[RunConfig]:
     """The runs by which each row's settings are chosen, in a folder of their own; none where nothing is tuned.
     UsageError where a seed serves both choice and comparison."""
     shared = set(suite.seeds) & set(suite.tuning_seeds)
     if suite.tune and shared:
         raise UsageError(f"seed {min(shared)} is among the seeds and the tuning_seeds; choose others for one of them")
     configs = []
-    for place, settings in _places(name, suite, suite.tuning_seeds, overrides):
+    for place, settings in _crossed_settings(name, suite, suite.tuning_seeds, overrides):
         settings = {**settings, "output": str(Path(settings["output"]) / "trials")}
         for choices, spec in _rows(suite):
             row = _row_name(spec, *place, *choices)
             for combination in suite.combinations:
-                run = _tuned(_laid_over(settings, *choices), suite, row, combination, trial=True)
-                configs.append(parse(run))
-    return _each_once(configs)
+                run = _with_tuning(_merge_all(settings, *choices), suite, row, combination, trial=True)
+                configs.append(parse_config(run))
+    return _unique(configs)
 
 
-def _places(
+def _crossed_settings(
     name: str, suite: Suite, seeds: list[int], overrides: Choice
 ) -> Iterator[tuple[tuple[Choice, ...], dict[str, Any]]]:
     """Each seed on each data set with each model: the choice of the latter two, and the settings of all runs there."""
     _check_overrides(suite, overrides)
-    base = _budgeted(merge({**preset(suite.preset), "output": f"results/{name}"}, suite.set), suite)
+    base = _apply_budget(merge({**load_preset(suite.preset), "output": f"results/{name}"}, suite.set), suite)
     datasets: list[Choice] = [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}]
     models: list[Choice] = [{"model": model.model_dump()} for model in suite.models or ()] or [{}]
     for seed, *place in itertools.product([{"seed": seed} for seed in seeds], datasets, models):
-        yield tuple(place), _laid_over(base, seed, *place, overrides)
+        yield tuple(place), _merge_all(base, seed, *place, overrides)
 
 
 def _check_overrides(suite: Suite, overrides: Choice) -> None:
@@ -183,7 +179,7 @@ def _check_overrides(suite: Suite, overrides: Choice) -> None:
             raise UsageError(f"the suite lists values for {own}, under {lists[own]}; change them there, not by a flag")
 
 
-def _budgeted(settings: dict[str, Any], suite: Suite) -> dict[str, Any]:
+def _apply_budget(settings: dict[str, Any], suite: Suite) -> dict[str, Any]:
     """With the suite's budget; of epochs, which are known at once, the warm-up keeps its share."""
     if suite.budget is None:
         return settings
@@ -207,15 +203,15 @@ def _row_name(spec: Spec, *choices: Choice) -> str:
     """A row of the table, in words: the strategy as it is written, and what else is crossed."""
     words = [":".join([spec.name, *(f"{key}={value}" for key, value in spec.parameters.items())])]
     for choice in choices:
-        words += [f"{path}={_shown(value)}" for path, value in choice.items() if path not in ("strategy", "regime")]
+        words += [f"{path}={_to_words(value)}" for path, value in choice.items() if path not in ("strategy", "regime")]
     return ", ".join(words)
 
 
-def _shown(value: Any) -> str:
+def _to_words(value: Any) -> str:
     return json.dumps(value).replace('"', "")
 
 
-def _tuned(
+def _with_tuning(
     settings: dict[str, Any], suite: Suite, row: str, combination: Choice, *, trial: bool = False
 ) -> dict[str, Any]:
     """The settings with a combination laid over them, and where it comes from."""
@@ -227,14 +223,14 @@ def _tuned(
         "trial": trial,
     }
     matched = {"regime": "matched"} if "ratio" in combination else {}
-    return _laid_over(settings, matched, combination, {"tuning": tuning})
+    return _merge_all(settings, matched, combination, {"tuning": tuning})
 
 
-def _laid_over(settings: dict[str, Any], *choices: Choice) -> dict[str, Any]:
+def _merge_all(settings: dict[str, Any], *choices: Choice) -> dict[str, Any]:
     for choice in choices:
         settings = merge(settings, choice)
     return settings
 
 
-def _each_once(configs: list[RunConfig]) -> list[RunConfig]:
+def _unique(configs: list[RunConfig]) -> list[RunConfig]:
     return list({config.model_dump_json(): config for config in configs}.values())

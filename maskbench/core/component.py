@@ -6,29 +6,36 @@ from typing import Any, ClassVar, Self, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from maskbench.errors import UsageError, unknown
+from maskbench.errors import UsageError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Component:
     """A frozen, keyword-only dataclass whose fields are its parameters: typed, checked, recorded, swept.
 
-    Types may be any that pydantic knows; ranges go into the type (`Ratio`, `Annotated[int, Field(ge=1)]`). A wrong
-    value is a UsageError however the component is made. `version` goes up whenever results change.
+    A field's type may be any that pydantic knows. Its range goes into the type, e.g. `Ratio` or
+    `Annotated[int, Field(ge=1)]`. Every field has a default.
+
+    Attributes:
+        name: The registered name, set by `@register`.
+        version: Raise it by one whenever results change. It is part of the run id, so old runs are not taken for new.
+
+    Raises:
+        UsageError: A value has the wrong type or is out of range, however the component is made.
     """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for field, adapter in _adapters(cast(Any, type(self))).items():
+        for field, adapter in _type_adapters(cast(Any, type(self))).items():
             try:
                 value = adapter.validate_python(getattr(self, field))
             except ValidationError as error:
-                raise UsageError(self._complaint(field, error)) from None
+                raise UsageError(self._describe_error(field, error)) from None
             object.__setattr__(self, field, value)
 
-    def _complaint(self, field: str, error: ValidationError) -> str:
+    def _describe_error(self, field: str, error: ValidationError) -> str:
         reasons = dict.fromkeys(
             detail["msg"]
             .removeprefix("Value error, ")
@@ -41,22 +48,29 @@ class Component:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every parameter with its value, in JSON's types."""
+        """Every parameter's value by name, in JSON's types."""
         return {
             field: adapter.dump_python(getattr(self, field), mode="json")
-            for field, adapter in _adapters(cast(Any, type(self))).items()
+            for field, adapter in _type_adapters(cast(Any, type(self))).items()
         }
 
     def replace(self, **parameters: Any) -> Self:
-        """The same component with these parameters changed; an unknown one is a UsageError with the nearest name."""
-        known = _adapters(cast(Any, type(self)))
+        """The same component with some parameters changed.
+
+        Args:
+            parameters: New values by name.
+
+        Raises:
+            UsageError: No parameter has this name (the error suggests the nearest), or a value is out of range.
+        """
+        known = _type_adapters(cast(Any, type(self)))
         for parameter in parameters:
             if parameter not in known:
-                raise unknown(f"parameter of {self.name}", parameter, known)
+                raise unknown_name(f"parameter of {self.name}", parameter, known)
         return dataclasses.replace(self, **parameters)
 
 
 @functools.cache
-def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
+def _type_adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(cls)}

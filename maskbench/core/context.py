@@ -1,4 +1,4 @@
-"""What a strategy is given beside the images: the grid, random draws, and signals computed only when asked for."""
+"""What a strategy may use besides the images: the grid, random draws, and signals computed on first use."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskbench.core.grid import Grid
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.runtime import distributed
 
 Scope = Literal["image", "batch"]
@@ -24,13 +24,31 @@ SIGNALS = {
 
 
 class Context:
-    """Everything a strategy may use besides the images (B, C, H, W).
+    """Everything that a strategy may use besides the images (B, C, H, W).
 
-    grid: rows, cols, patch, size. progress: share of training done, in [0, 1]. module: what `build` returned. device:
-    of the images. rows (B,) int64: places of these images in the global batch of batch_size. kept: what a strategy's
-    call leaves for its own `loss`, by name.
-    Signals (see SIGNALS) are attributes too; a strategy names in `needs` those that it reads. They are computed at
-    most once a step and their time is billed to the strategy.
+    A signal is computed at most once a step, when the strategy reads it, and its time counts as the strategy's. Only
+    the signals that the strategy names in `needs` can be read; another one is a ValueError. The teacher is the
+    exponential moving average of the encoder in training.
+
+    All draws are functions of (seed, epoch, sample): a row never depends on the other rows of its batch. Successive
+    calls give new numbers. With `scope="batch"` there is one draw for all rows, a function of (seed, epoch, step).
+
+    Attributes:
+        grid: The patches of the images: `rows`, `cols`, `patch` (pixels), `size` (tokens N).
+        progress: Share of the training done, in [0, 1].
+        module: What `Strategy.build` returned, or None.
+        device: Of the images; every tensor that the strategy makes belongs there.
+        rows: (B,) int64 places of these images in the global batch, over all processes and micro-batches.
+        batch_size: Images in the global batch.
+        kept: Tensors by name that a strategy's call leaves for its own `loss`. Empty at first.
+        attention: Signal. (B, N) float, how much the CLS token of the teacher's last block attends to each patch, mean
+            over heads.
+        features: Signal. (B, N, D) float, the teacher's last patch tokens; D is the encoder's width.
+        embeddings: Signal. (B, N, D) float, patch embeddings, with positions, of the encoder in training.
+        patch_loss: Signal. (B, N) float, loss of each patch under the teacher.
+        parts: Signal. (B, N), part maps of the data set.
+        source: Signal. (B, C, H', W') the wider crop of which the images are the centre, if the strategy's
+            `source_scale` is above 1.
     """
 
     attention: Tensor
@@ -55,17 +73,30 @@ class Context:
         module: nn.Module | None = None,
         signals: Mapping[str, Tensor | Callable[[], Tensor]] | None = None,
     ) -> None:
-        """index: (B,) int64 sample numbers. rows: (B,) places of these rows in the global batch of `batch_size`.
-        crop: which of each image's crops these are; a batch's one draw for all is the same for all its crops."""
+        """What the training loop, `degrade` and tests pass in.
+
+        Args:
+            grid: The patches of the images.
+            index: (B,) int64 numbers of the samples in the data set, on the images' device.
+            seed: The run's seed.
+            epoch: Number of the epoch, from 0.
+            step: Number of the step over the whole training, from 0.
+            progress: Share of the training done, in [0, 1].
+            rows: (B,) int64 places of these rows in the global batch. None: all of it, in order.
+            batch_size: Images in the global batch. None: as many as `index` has.
+            crop: Which of each image's crops these are, from 0. A draw for the whole batch is the same for all crops.
+            module: What `Strategy.build` returned.
+            signals: Tensors by name, or functions that compute them when they are first read.
+        """
         self.grid = grid
         self.progress = progress
         self.module = module
         self.device = index.device
         self.rows = torch.arange(len(index), device=index.device) if rows is None else rows
         self.batch_size = batch_size or len(index)
-        self._image = Draws(keys(index, seed, "masks", epoch, *[crop] * (crop > 0)))
-        self._order = Draws(keys(index.new_zeros(1), seed, "order-of-batch", epoch, step, crop))
-        self._batch = Draws(keys(index.new_zeros(1), seed, "masks-of-batch", epoch, step))
+        self._image_rng = CounterRNG(sample_keys(index, seed, "masks", epoch, *[crop] * (crop > 0)))
+        self._order_rng = CounterRNG(sample_keys(index.new_zeros(1), seed, "order-of-batch", epoch, step, crop))
+        self._batch_rng = CounterRNG(sample_keys(index.new_zeros(1), seed, "masks-of-batch", epoch, step))
         self.kept: dict[str, Tensor] = {}
         self._signals = dict(signals or {})
 
@@ -73,49 +104,77 @@ class Context:
         signals: dict[str, Tensor | Callable[[], Tensor]] = self.__dict__.get("_signals", {})
         if name not in signals:
             if name in SIGNALS:
-                raise ValueError(f"the signal {name!r} is not given: {SIGNALS[name]}; name it in `needs`")
+                raise ValueError(f"the signal {name!r} is missing: {SIGNALS[name]}; add it to `needs`")
             raise AttributeError(f"Context has no {name!r}; signals: {', '.join(SIGNALS)}")
         value = signals[name]
         if not isinstance(value, Tensor):
             value = signals[name] = value()
         return value
 
-    def _draws(self, scope: Scope) -> Draws:
-        return self._image if scope == "image" else self._batch
+    def _rng(self, scope: Scope) -> CounterRNG:
+        return self._image_rng if scope == "image" else self._batch_rng
 
-    def _spread(self, drawn: Tensor) -> Tensor:
+    def _expand_to_rows(self, drawn: Tensor) -> Tensor:
         return drawn.expand(len(self.rows), *drawn.shape[1:])
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, scope: Scope = "image") -> Tensor:
-        """(B, *shape) float32 in [low, high); scope "batch": one draw for all rows."""
-        return self._spread(self._draws(scope).uniform(*shape) * (high - low) + low)
+        """Draw uniform numbers.
+
+        Args:
+            shape: Numbers for each image.
+            low: Smallest value, included.
+            high: Largest value, excluded.
+            scope: "image": each row has its own draw. "batch": one draw for all rows.
+
+        Returns:
+            (B, *shape) float32.
+        """
+        return self._expand_to_rows(self._rng(scope).uniform(*shape) * (high - low) + low)
 
     def normal(self, *shape: int, scope: Scope = "image") -> Tensor:
-        """(B, *shape) float32 standard normal."""
-        return self._spread(self._draws(scope).normal(*shape))
+        """Draw standard normal numbers, (B, *shape) float32. Arguments as for `uniform`."""
+        return self._expand_to_rows(self._rng(scope).normal(*shape))
 
     def integers(self, high: int | Tensor, *shape: int, scope: Scope = "image") -> Tensor:
-        """(B, *shape) int64 in [0, high); `high` a number or broadcastable."""
-        return self._spread(self._draws(scope).integers(high, *shape))
+        """Draw whole numbers in [0, high).
+
+        Args:
+            high: Below 2**31: a number, or int64 broadcastable to (B, *shape).
+            shape: Numbers for each image.
+            scope: "image": each row has its own draw. "batch": one draw for all rows.
+
+        Returns:
+            (B, *shape) int64.
+        """
+        return self._expand_to_rows(self._rng(scope).integers(high, *shape))
 
     def permutation(self) -> Tensor:
-        """(B,) int64: the place of each row in one random order of the global batch."""
-        return self._order.uniform(self.batch_size)[0].argsort().argsort()[self.rows]
+        """The place of each row in one random order of the global batch: (B,) int64 in [0, batch_size)."""
+        return self._order_rng.uniform(self.batch_size)[0].argsort().argsort()[self.rows]
 
     def partner(self) -> Tensor:
-        """(B,) int64: another row of this batch, uniformly among the neighbours in groups of at most 32 rows.
+        """Another row of this batch for each row, e.g. to mix two images: (B,) int64 in [0, B).
 
-        Groups never straddle processes, which hold multiples of 32 rows. A batch with no other row is its own partner.
+        Rows form groups of at most 32 neighbours, and the partner is drawn uniformly among the others of the group.
+        Groups never straddle processes or micro-batches, which hold multiples of 32 rows. In a batch of one image, the
+        image is its own partner.
         """
         size = len(self.rows)
         group = math.gcd(size, 32)
         if group == 1:
             group = size
         row = torch.arange(size, device=self.rows.device)
-        inside = row % group
-        away = 1 + self.integers(max(group - 1, 1), 1)[:, 0]
-        return row - inside + (inside + away) % group
+        place = row % group
+        distance = 1 + self.integers(max(group - 1, 1), 1)[:, 0]
+        return row - place + (place + distance) % group
 
     def gather(self, values: Tensor) -> Tensor:
-        """(batch_size, ...) of values (B, ...): all rows of the global batch, with gradients, for losses over pairs."""
-        return distributed.gather(values)
+        """All rows of the global batch, for losses over pairs of images. Gradients pass through.
+
+        Args:
+            values: (B, ...) of the rows that this process has.
+
+        Returns:
+            (batch_size, ...).
+        """
+        return distributed.all_gather(values)

@@ -1,4 +1,4 @@
-"""What a step gives an objective."""
+"""What a step passes to an objective."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,14 @@ from maskbench.core.view import View
 
 @dataclass(frozen=True)
 class Examples:
-    """What a step gives an objective.
+    """What a step passes to an objective: the views of a batch, and what they were made of.
 
-    views: the strategy's view of each full-size crop, complete. clean: those crops (B, C, H, W) undegraded.
-    local: the smaller crops (B, C, h, w). labels: (B,) int64, for supervised objectives alone. last: False where other
-    parts of the same batch follow before the step is made.
+    Attributes:
+        views: The strategy's view of each full-size crop, with every target and weight filled in.
+        clean: (B, C, H, W) each: these crops before the strategy, normalised.
+        labels: (B,) int64 classes, for supervised objectives only.
+        local: (B, C, h, w) each: the smaller crops, which no strategy changes. Default: none.
+        last: False if other micro-batches of the same batch follow before the optimizer's step. Default True.
     """
 
     views: tuple[View, ...]
@@ -24,6 +27,6 @@ class Examples:
 
     @property
     def view(self) -> View:
-        """The only one."""
+        """The view, for objectives of a single crop."""
         (view,) = self.views
         return view

@@ -21,77 +21,104 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from maskbench.core.component import Component
-from maskbench.errors import UsageError, unknown
+from maskbench.errors import UsageError, unknown_name
 
 T = TypeVar("T", bound=Component)
 
 
 class Registry(Generic[T]):
-    """Components of one kind. broken: what could not be imported or was refused -> why."""
+    """Components of one kind by name.
+
+    Attributes:
+        kind: What they are: "strategy", "objective" or "probe".
+        broken: What could not be imported or was refused, and why.
+    """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self.broken: dict[str, str] = {}
-        self._package = package  # and the entry-point group
+        self._package = package  # also the group of entry points
         self._classes: dict[str, type[T]] = {}
         self._origins: dict[str, str] = {}
-        self._installed: dict[str, EntryPoint] = {}  # not imported yet
+        self._installed: dict[str, EntryPoint] = {}  # by name, not imported yet
         self._plugins: dict[str, list[str]] = {}  # loaded by file or module -> names
-        self._source = ""  # of what is being imported
+        self._source = ""  # of the plugin that is being imported
         self._discovered = False
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Class decorator: make a frozen dataclass known as `name` (kebab-case), its defaults checked."""
+        """Class decorator that registers a frozen dataclass.
+
+        Args:
+            name: The name that users type, in kebab-case, e.g. `my-mask`.
+
+        Raises:
+            UsageError: The name is taken or not in kebab-case, the class is no dataclass, a parameter has no default,
+                or a default is out of range.
+        """
 
         def decorate(cls: type[T]) -> type[T]:
-            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-                raise UsageError(f"{self.kind} name {name!r} is not kebab-case, e.g. my-{self.kind}")
-            if (taken := self._classes.get(name)) is not None:
-                raise UsageError(
-                    f"{self.kind} {name!r} of {cls.__module__} is already {taken.__module__}'s; rename one"
-                )
-            if "__dataclass_fields__" not in vars(cls):
-                raise UsageError(f"{self.kind} {name!r}: put @dataclass(frozen=True, kw_only=True) under @register")
-            for field in dataclasses.fields(cls):
-                if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-                    raise UsageError(f"{self.kind} {name!r}: parameter {field.name!r} needs a default")
+            self._ensure_valid(name, cls)
             cls.name = name
-            cls()
+            cls()  # checks the defaults
             self._classes[name] = cls
-            ours = cls.__module__.startswith(f"{self._package}.")  # also where imported by itself, before discovery
-            self._origins[name] = _ours() if ours else self._source or cls.__module__
+            ships = cls.__module__.startswith(f"{self._package}.")  # also if imported by itself, before discovery
+            self._origins[name] = _this_distribution() if ships else self._source or cls.__module__
             return cls
 
         return decorate
 
+    def _ensure_valid(self, name: str, cls: type[T]) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise UsageError(f"{self.kind} name {name!r} is not kebab-case, e.g. my-{self.kind}")
+        if (taken := self._classes.get(name)) is not None:
+            raise UsageError(f"{self.kind} {name!r} of {cls.__module__} is already {taken.__module__}'s; rename one")
+        if "__dataclass_fields__" not in vars(cls):
+            raise UsageError(f"{self.kind} {name!r}: put @dataclass(frozen=True, kw_only=True) under @register")
+        for field in dataclasses.fields(cls):
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise UsageError(f"{self.kind} {name!r}: parameter {field.name!r} needs a default")
+
     def names(self) -> list[str]:
-        """All names, sorted; those of installed plugins without importing them. What is `broken` is left out."""
+        """All names, sorted, without those in `broken`. Installed plugins are not imported for it."""
         self._discover()
         return sorted(self._classes.keys() | self._installed.keys())
 
     def get(self, name: str) -> type[T]:
-        """The class registered as `name`; UsageError with the nearest names otherwise."""
+        """The class registered as `name`.
+
+        Raises:
+            UsageError: It is broken, or nothing has this name; the error suggests the nearest names.
+        """
         self._discover()
         if name in self._installed:
             self._import_installed(name)
         if name in self.broken:
             raise UsageError(f"{self.kind} {name} is broken: {self.broken[name]}")
         if name not in self._classes:
-            raise unknown(self.kind, name, self.names())
+            raise unknown_name(self.kind, name, self.names())
         return self._classes[name]
 
     def origin(self, name: str) -> str:
-        """Where `name` comes from: distribution and version, or the file or module of a plugin."""
+        """Where `name` comes from: a distribution with its version, or a plugin's file or module."""
         self.get(name)
         return self._origins[name]
 
     def create(self, name: str, **parameters: Any) -> T:
-        """An instance of `name` with these parameters and the defaults of the others."""
+        """An instance of `name`. Parameters that are not given keep their defaults."""
         return self.get(name)().replace(**parameters)
 
     def load(self, plugin: str) -> list[str]:
-        """Import a plugin, FILE.py or package.module; the names it registers. UsageError where it is missing or
-        broken."""
+        """Import a plugin.
+
+        Args:
+            plugin: FILE.py or package.module.
+
+        Returns:
+            The names that it registers.
+
+        Raises:
+            UsageError: It is missing or broken.
+        """
         self._discover()
         return self._load(plugin)
 
@@ -105,7 +132,7 @@ class Registry(Generic[T]):
             raise UsageError(f"no plugin file {plugin}; give FILE.py or an importable package.module")
         before = set(self._classes)
         try:
-            with self._from(f"{path.name} {_digest(path)}" if is_file else plugin):
+            with self._importing_from(f"{path.name} {_file_hash(path)}" if is_file else plugin):
                 if is_file:
                     _import_file(path)
                 else:
@@ -113,7 +140,7 @@ class Registry(Generic[T]):
         except Exception as error:
             for name in set(self._classes) - before:
                 del self._classes[name]
-            raise UsageError(f"plugin {plugin} is broken: {_reason(error)}") from error
+            raise UsageError(f"plugin {plugin} is broken: {_describe_error(error)}") from error
         self._plugins[key] = sorted(set(self._classes) - before)
         return self._plugins[key]
 
@@ -121,39 +148,41 @@ class Registry(Generic[T]):
         if self._discovered:
             return
         self._discovered = True
-        with self._from(_ours()):
+        with self._importing_from(_this_distribution()):
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__, f"{self._package}."):
-                self._try(module.name, functools.partial(importlib.import_module, module.name))
+                self._load_or_record_failure(module.name, functools.partial(importlib.import_module, module.name))
         for point in metadata.entry_points(group=self._package):
-            self._announce(point)
+            self._add_entry_point(point)
         for plugin in re.split(f"[,{os.pathsep}]+", os.environ.get("MASKBENCH_PLUGINS", "")):
             if plugin:
-                self._try(plugin, functools.partial(self._load, plugin))
+                self._load_or_record_failure(plugin, functools.partial(self._load, plugin))
 
-    def _announce(self, point: EntryPoint) -> None:
+    def _add_entry_point(self, point: EntryPoint) -> None:
         taken = self._origins.get(point.name) or (
-            _distribution(self._installed[point.name]) if point.name in self._installed else None
+            _distribution_of(self._installed[point.name]) if point.name in self._installed else None
         )
         if taken is None:
             self._installed[point.name] = point
         else:
-            self.broken[f"{point.name} of {_distribution(point)}"] = f"the name is taken by {taken}"
+            self.broken[f"{point.name} of {_distribution_of(point)}"] = f"the name is taken by {taken}"
 
     def _import_installed(self, name: str) -> None:
         point = self._installed.pop(name)
-        with self._from(_distribution(point)):
-            self._try(name, point.load)
+        with self._importing_from(_distribution_of(point)):
+            self._load_or_record_failure(name, point.load)
         if name not in self._classes and name not in self.broken:
-            self.broken[name] = f"{point.value} of {_distribution(point)} does not register it"
+            self.broken[name] = f"{point.value} of {_distribution_of(point)} does not register it"
 
-    def _try(self, label: str, load: Callable[[], Any]) -> None:
+    def _load_or_record_failure(self, label: str, load: Callable[[], Any]) -> None:
+        """Call `load`; if it fails, `broken` says why, under `label`."""
         try:
             load()
         except Exception as error:  # a plugin may fail in any way, and must not take the others with it
-            self.broken[label] = _reason(error)
+            self.broken[label] = _describe_error(error)
 
     @contextlib.contextmanager
-    def _from(self, source: str) -> Iterator[None]:
+    def _importing_from(self, source: str) -> Iterator[None]:
+        """What is registered within the block has this origin."""
         outer, self._source = self._source, source
         try:
             yield
@@ -161,24 +190,24 @@ class Registry(Generic[T]):
             self._source = outer
 
 
-def _ours() -> str:
+def _this_distribution() -> str:
     return f"maskbench {metadata.version('maskbench')}"
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
 
 
-def _distribution(point: EntryPoint) -> str:
+def _distribution_of(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
 
 
-def _digest(path: Path) -> str:
+def _file_hash(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def _import_file(path: Path) -> None:
-    name = f"maskbench_plugin_{path.stem}_{_digest(path)[-8:]}"
+    name = f"maskbench_plugin_{path.stem}_{_file_hash(path)[-8:]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""What a strategy returns: the degraded images, who is hidden, and what must be recovered."""
+"""What a strategy returns: the degraded images, the state of each token, and what the model must recover."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,17 +11,20 @@ from maskbench.core.grid import Grid
 
 @dataclass(frozen=True)
 class Term:
-    """One part of the loss: scale * sum(weight * error) / sum(weight), 0 where nothing is weighted.
+    """One part of the loss: scale * sum(weight * error) / sum(weight) over the batch, 0 where all weights are 0.
 
-    target: (B, C, H', W') image to recover; None: the clean images. The objective may normalise it patch by patch,
-        in the target's own geometry, so H' and W' are multiples of the patch.
-    weight: >= 0, (B, N) per token, or with 3 or 4 dimensions and broadcastable to the compared image (pixels,
-        frequencies); None: 1 on hidden tokens that are neither replaced nor thrown, 1 everywhere where the view hides
-        nothing.
-    warp: maps a predicted image (B, C, H, W) to the geometry in which it is compared; differentiable.
-    warp_target: the normalised target goes through `warp` too.
-    density: set by the harness where the view is a part of a batch: the mean weight over all parts, which takes the
-        place of this part's, so that the mean of the parts' losses is the loss of the batch.
+    `Term()` means: recover the clean images, on the masked tokens. The objective chooses the error (l1, l2) and how the
+    target is normalised.
+
+    Attributes:
+        target: (B, C, H', W') images to recover, H' and W' multiples of the patch, since the objective may normalise
+            patch by patch. None (default): the clean images.
+        weight: >= 0. (B, N) per token, or 3 or 4 dimensions that broadcast to the compared image (pixels, frequencies).
+            None (default): 1 on masked tokens and 0 on others; 1 everywhere if `View.hidden` is None.
+        warp: Maps a predicted image (B, C, H, W) to the geometry in which it is compared, e.g. a crop or a spectrum.
+            Differentiable. None (default): compare as it is.
+        warp_target: True: the normalised target goes through `warp`, too. Default False.
+        scale: Factor of this term in the total loss, default 1.
     """
 
     target: Tensor | None = None
@@ -29,19 +32,46 @@ class Term:
     warp: Callable[[Tensor], Tensor] | None = None
     warp_target: bool = False
     scale: float = 1.0
-    density: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatchTerm(Term):
+    """A term of a micro-batch. The training loop makes it; strategies never do.
+
+    Attributes:
+        mean_weight: () mean weight over the whole batch. The sum of errors is divided by it, not by the micro-batch's
+            own, so that the mean of the micro-batches' losses is the loss of the batch.
+    """
+
+    mean_weight: Tensor
 
 
 @dataclass(frozen=True)
 class View:
-    """What the encoder is shown of a batch, and what it must recover.
+    """What a strategy returns for a batch: what the encoder sees, and what the model must recover.
 
-    images: (B, C, H, W) what the encoder sees where nothing is hidden.
-    hidden: (B, N) bool, True = the encoder does not see the token's content. None: only pixels are degraded.
-    replaced: (B, N) bool, part of `hidden`: a mask token stands in the sequence; no loss by default.
-    thrown: (B, N) bool, part of `hidden`, disjoint from `replaced`: neither encoded nor decoded, no loss.
-    length: tokens left in every row once those hidden and not replaced are dropped; None where it varies.
-    condition: (B,) noise level for objectives that are told it, or None.
+    Each token is in one of four states, which `hidden`, `replaced` and `thrown` say:
+
+    | state      | hidden, replaced, thrown | content encoded | encoder's sequence | decoder's sequence | in the loss |
+    |------------|--------------------------|-----------------|--------------------|--------------------|-------------|
+    | seen       | False, False, False      | yes             | its content        | its encoding       | no (a)      |
+    | masked     | True, False, False       | no              | absent (b)         | a mask token       | yes         |
+    | mask token | True, True, False        | no              | a mask token       | its encoding       | no          |
+    | dropped    | True, False, True        | no              | absent             | absent             | no          |
+
+    (a) Yes if `hidden` is None: then the whole image is to be recovered. (b) In `simmim` and `ibot`, which have no
+    decoder, a mask token. "In the loss" is the default; a `Term` with a weight decides for itself.
+
+    Attributes:
+        images: (B, C, H, W) the images for the encoder, degraded or as they were. Contents of hidden tokens are unused.
+        hidden: (B, N) bool, True = the encoder does not see the token's content. None (default): all tokens are seen,
+            and the strategy degrades pixels only.
+        replaced: (B, N) bool, a part of `hidden`: True = mask token. None (default): none.
+        thrown: (B, N) bool, a part of `hidden` that does not overlap `replaced`: True = dropped. None (default): none.
+        length: Tokens that stand in the encoder's sequence, seen and mask tokens, if every row has the same number.
+            None (default): it varies, and the encoder pads. With a number it need not wait for the device to count.
+        terms: The parts of the loss, summed. Default: one `Term()`. Empty: nothing to recover.
+        condition: (B,) noise level, for objectives that take one. None (default): no level.
     """
 
     images: Tensor
@@ -54,14 +84,17 @@ class View:
 
     @property
     def present(self) -> Tensor | None:
-        """(B, N) bool, True = the token is in the encoder's sequence when hidden ones are dropped; None: all are."""
+        """(B, N) bool, True = seen or mask token: in the sequence of an encoder that leaves out masked tokens.
+
+        None: all tokens are.
+        """
         if self.hidden is None:
             return None
         return ~self.hidden if self.replaced is None else ~self.hidden | self.replaced
 
     @property
     def recovered(self) -> Tensor | None:
-        """(B, N) bool, True = hidden and to be recovered (neither replaced nor thrown); None: nothing is hidden."""
+        """(B, N) bool, True = masked: hidden, no mask token, not dropped. None: nothing is hidden."""
         if self.hidden is None:
             return None
         recovered = self.hidden
@@ -72,29 +105,24 @@ class View:
 
 
 def complete(view: View, images: Tensor, grid: Grid, name: str = "strategy") -> View:
-    """`view` with every target and weight filled in. ValueError where it breaks the contract; `name` is blamed."""
-    batch, size = len(images), grid.size
+    """Check a view and fill in every target and weight that is None.
+
+    Args:
+        view: What a strategy returned.
+        images: (B, C, H, W) the clean images.
+        grid: Their patches.
+        name: The strategy, named in errors.
+
+    Raises:
+        ValueError: A shape or dtype is wrong.
+    """
     if view.images.shape != images.shape:
         raise ValueError(f"{name}: view.images is {tuple(view.images.shape)}, must be {tuple(images.shape)}")
-    for field in ("hidden", "replaced", "thrown"):
-        mask = getattr(view, field)
-        if mask is None:
-            continue
-        if mask.shape != (batch, size) or mask.dtype != torch.bool:
-            raise ValueError(
-                f"{name}: view.{field} must be ({batch}, {size}) bool, is {tuple(mask.shape)} {mask.dtype}"
-            )
-        if view.hidden is None:
-            raise ValueError(f"{name}: view.{field} is given but view.hidden is None; it must be a part of hidden")
-    for term in view.terms:
-        weight = term.weight
-        if weight is not None and (weight.ndim < 2 or (weight.ndim == 2 and weight.shape != (batch, size))):
-            raise ValueError(
-                f"{name}: a term's weight is {tuple(weight.shape)}; weigh tokens by ({batch}, {size}), pixels or "
-                f"frequencies by (..., 1 or C, H, W)"
-            )
+    shape = (len(images), grid.size)
+    _ensure_masks_fit(view, shape, name)
+    _ensure_weights_fit(view, shape, name)
     recovered = view.recovered
-    default = images.new_ones(batch, size) if recovered is None else recovered.to(images.dtype)
+    default = images.new_ones(shape) if recovered is None else recovered.to(images.dtype)
     terms = tuple(
         replace(
             term,
@@ -106,8 +134,29 @@ def complete(view: View, images: Tensor, grid: Grid, name: str = "strategy") -> 
     return replace(view, terms=terms)
 
 
+def _ensure_masks_fit(view: View, shape: tuple[int, int], name: str) -> None:
+    for field in ("hidden", "replaced", "thrown"):
+        mask = getattr(view, field)
+        if mask is None:
+            continue
+        if mask.shape != shape or mask.dtype != torch.bool:
+            raise ValueError(f"{name}: view.{field} must be {shape} bool, is {tuple(mask.shape)} {mask.dtype}")
+        if view.hidden is None:
+            raise ValueError(f"{name}: view.{field} is set but view.hidden is None; it must be a part of hidden")
+
+
+def _ensure_weights_fit(view: View, shape: tuple[int, int], name: str) -> None:
+    for term in view.terms:
+        weight = term.weight
+        if weight is not None and (weight.ndim < 2 or (weight.ndim == 2 and weight.shape != shape)):
+            raise ValueError(
+                f"{name}: a term's weight is {tuple(weight.shape)}; weigh tokens by {shape}, pixels or "
+                f"frequencies by (..., 1 or C, H, W)"
+            )
+
+
 def realised_ratio(view: View, grid: Grid) -> Tensor:
-    """(B,) share of tokens hidden; where nothing is hidden, the share of area that the first term weighs."""
+    """(B,) share of tokens hidden; if nothing is hidden, the share of area to which the first term gives weight."""
     if view.hidden is not None:
         return view.hidden.float().mean(1)
     if not view.terms:

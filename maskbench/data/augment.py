@@ -11,15 +11,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maskbench.core.rng import Draws
+from maskbench.core.rng import CounterRNG
 from maskbench.data.splits import Images
 
-ATTEMPTS = 10  # boxes drawn before the largest central one is taken, as in torchvision's RandomResizedCrop
+ATTEMPTS = 10  # boxes drawn before the central one is taken, as in torchvision's RandomResizedCrop
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Rectangles on the stored canvas, (B,) int64 each, in pixels; `flip` (B,) bool mirrors left and right."""
+    """A rectangle on the canvas of each image, in pixels.
+
+    Attributes:
+        top: (B,) int64, first row.
+        left: (B,) int64, first column.
+        height: (B,) int64, number of rows.
+        width: (B,) int64, number of columns.
+        flip: (B,) bool, whether left and right are mirrored.
+    """
 
     top: Tensor
     left: Tensor
@@ -29,18 +37,27 @@ class Boxes:
 
 
 def random_boxes(
-    draws: Draws,
+    rng: CounterRNG,
     images: Images,
     size: tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flip: float = 0.5,
 ) -> Boxes:
-    """A random box for each image: a share of the original's area uniform in `scale`, log-uniform aspect in `ratio`
-    times the aspect of the output `size` (rows, cols), the first of ATTEMPTS that fits, else the central box."""
+    """Draw a random box for each image, as torchvision's RandomResizedCrop does: the first of ATTEMPTS that fits, else
+    the central box.
+
+    Args:
+        rng: One stream an image.
+        images: The images (B, C, H, W) to crop.
+        size: Rows and columns of the crops that are made of the boxes.
+        scale: Smallest and largest share of the original's area, in (0, 1]; uniform.
+        ratio: Smallest and largest aspect (width / height) as a multiple of the aspect of `size`; log-uniform.
+        flip: Probability of mirroring.
+    """
     canvas = images.pixels.shape[2:]
-    area, aspect, place = draws.uniform(ATTEMPTS), draws.uniform(ATTEMPTS), draws.uniform(3)
-    # In units in which the original is as tall as the canvas, it is stretch * canvas width wide.
+    area, aspect, position = rng.uniform(ATTEMPTS), rng.uniform(ATTEMPTS), rng.uniform(3)
+    # In units in which the original is as tall as the canvas, its width is stretch * canvas width.
     stretch = images.stretch[:, None]
     area = (scale[0] + (scale[1] - scale[0]) * area) * canvas[0] * canvas[1] * stretch
     low, high = (math.log(bound * size[1] / size[0]) for bound in ratio)
@@ -52,13 +69,13 @@ def random_boxes(
     central = central_boxes(images, size)
     height = torch.where(fits.any(1), height.gather(1, first)[:, 0].long(), central.height)
     width = torch.where(fits.any(1), width.gather(1, first)[:, 0].long(), central.width)
-    top = (place[:, 0] * (canvas[0] - height + 1)).long()
-    left = (place[:, 1] * (canvas[1] - width + 1)).long()
-    return Boxes(top, left, height, width, place[:, 2] < flip)
+    top = (position[:, 0] * (canvas[0] - height + 1)).long()
+    left = (position[:, 1] * (canvas[1] - width + 1)).long()
+    return Boxes(top, left, height, width, position[:, 2] < flip)
 
 
 def central_boxes(images: Images, size: tuple[int, int]) -> Boxes:
-    """The largest central box with the aspect of `size` (rows, cols) in each original, for evaluation."""
+    """The largest central box with the aspect of `size` (rows, columns) in each original, for evaluation."""
     rows, cols = images.pixels.shape[2:]
     aspect = size[1] / size[0]
     height = (cols * images.stretch / aspect).clamp(max=rows)
@@ -68,11 +85,22 @@ def central_boxes(images: Images, size: tuple[int, int]) -> Boxes:
 
 
 def resample(images: Images, boxes: Boxes, size: tuple[int, int], mean: Tensor, std: Tensor) -> Tensor:
-    """(B, C, *size) float32: each image's box, resized and normalised by the (C,) moments of pixels in [0, 1]."""
+    """Crop, resize and normalise images.
+
+    Args:
+        images: The images (B, C, H, W).
+        boxes: What to cut out of each.
+        size: Rows and columns of the result.
+        mean: (C,) by which pixels in [0, 1] are normalised.
+        std: (C,) likewise.
+
+    Returns:
+        (B, C, *size) float32.
+    """
     batch, channels, rows, cols = images.pixels.shape
-    across = _weights(boxes.left, boxes.width, cols, size[1])
+    across = _resize_weights(boxes.left, boxes.width, cols, size[1])
     across = torch.where(boxes.flip[:, None, None], across.flip(1), across)
-    down = _weights(boxes.top, boxes.height, rows, size[0])
+    down = _resize_weights(boxes.top, boxes.height, rows, size[0])
     pixels = images.pixels.reshape(batch, channels * rows, cols).float()
     pixels = (pixels @ across.transpose(1, 2)).view(batch, channels, rows, size[1])
     pixels = down @ pixels.transpose(1, 2).reshape(batch, rows, channels * size[1])
@@ -82,15 +110,18 @@ def resample(images: Images, boxes: Boxes, size: tuple[int, int], mean: Tensor, 
 
 
 def object_shares(images: Images, boxes: Boxes, size: tuple[int, int]) -> Tensor:
-    """(B, *size) float32 in [0, 1]: how much of the object each pixel shows of the images that `resample` gives."""
-    assert images.objects is not None, "asked only where the data know the object"
+    """(B, *size) float32 in [0, 1]: how much of each pixel of the crops that `resample` makes is on the object."""
+    assert images.objects is not None, "callers check that the data set has object masks"
     masks = replace(images, pixels=images.objects[:, None].to(images.pixels.device, torch.uint8) * 255)
     unit = torch.ones(1, device=images.pixels.device)
     return resample(masks, boxes, size, 0 * unit, unit)[:, 0]
 
 
-def _weights(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
-    """(B, target, source): triangle weights, as wide as one target pixel is large, of the source pixels in the box."""
+def _resize_weights(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
+    """(B, target, source): the weights of the source pixels in a box in each target pixel, one side of the image.
+
+    They fall linearly from the target pixel's centre to its neighbours' centres, and are 0 outside the box.
+    """
     start, extent = start[:, None, None].float(), extent[:, None, None].float()
     step = extent / target
     centre = start + (torch.arange(target, device=start.device)[:, None] + 0.5) * step
@@ -100,6 +131,6 @@ def _weights(start: Tensor, extent: Tensor, source: int, target: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
-def margin(size: tuple[int, int], source_scale: float) -> tuple[int, int]:
-    """Pixels that the wider source crop adds on each side: round(side * (source_scale - 1) / 2)."""
+def source_margin(size: tuple[int, int], source_scale: float) -> tuple[int, int]:
+    """(rows, columns) that the wider source crop adds on each side: round(side * (source_scale - 1) / 2)."""
     return round(size[0] * (source_scale - 1) / 2), round(size[1] * (source_scale - 1) / 2)

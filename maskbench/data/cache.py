@@ -1,4 +1,4 @@
-"""Data sets in the user's cache folder: decoded once and mapped into memory, or listed, to be streamed."""
+"""The user's cache folder: prepared data sets, mapped into memory or listed for streaming."""
 
 import hashlib
 import json
@@ -6,8 +6,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,157 +17,166 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from maskbench.data.encoded_images import Encoded
+from maskbench.data.encoded_images import EncodedImages
+from maskbench.data.prepare import PreparedDataset
 from maskbench.data.splits import Images, Split
-from maskbench.data.streaming import Streamed
-from maskbench.data.string_table import Texts
+from maskbench.data.streaming import StreamedImages
+from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
-from maskbench.runtime.atomic_files import sync
+from maskbench.runtime.atomic_files import fsync_path
 
-STALE_S = 86_400.0  # age at which a half-written file is nobody's any more
-VERSION = 4  # of the packing: raise it when the same files would be packed differently
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A data set as stored: splits by name ("train", "test", perhaps "validation"), class names, fingerprint."""
-
-    splits: Mapping[str, Split]
-    classes: tuple[str, ...]
-    fingerprint: str
-
-    def needs(self, file: Path) -> bool:
-        """Whether images are streamed from `file`."""
-        streamed = [split for split in self.splits.values() if isinstance(split, Streamed)]
-        return any(split.encoded.files[0] == str(file) for split in streamed)
+STALE_S = 86_400.0  # a half-written file of this age was left by a process that was killed
+VERSION = 4  # raise it when prepare.py would turn the same files into something else
 
 
-def folder() -> Path:
-    """Where packed data sets and downloads live: $MASKBENCH_CACHE, else the user's cache folder."""
+def cache_folder() -> Path:
+    """Where prepared data sets and downloads are: $MASKBENCH_CACHE, else the user's cache folder."""
     return Path(os.environ.get("MASKBENCH_CACHE") or platformdirs.user_cache_dir("maskbench"))
 
 
-def cached(key: dict[str, Any], make: Callable[[Path], Packed]) -> Packed:
-    """What `make` returns, from the cache if it holds `key` (JSON-able). A cache that cannot be used only warns, unless
-    images are to be streamed from it: then it is a UsageError.
+def read_or_create(key: dict[str, Any], create: Callable[[Path], PreparedDataset]) -> PreparedDataset:
+    """Read a prepared data set from the cache, or create and store it.
 
-    make: is told of a file, which may not exist yet, that it may write encoded images to. It is kept if they are
-    streamed from it. Of several processes that ask for the same, one makes it, and the others wait.
+    Of several processes that need the same data set, one creates it while the others wait. A cache that cannot be
+    written only warns, unless images are to be streamed from it.
+
+    Args:
+        key: Identifies the data set and how it is prepared, as JSON.
+        create: Prepares it. It may write encoded images to the file that it gets, which does not exist yet; the file
+            is kept if they are streamed from it.
+
+    Raises:
+        UsageError: Images are to be streamed from the cache, and it cannot be written.
     """
     digest = hashlib.sha256(json.dumps({**key, "packing": VERSION}, sort_keys=True).encode()).hexdigest()
-    path = folder() / "datasets" / f"{digest[:20]}.safetensors"
-    found = _recalled(path)
-    if found is not None:
-        return found
+    path = cache_folder() / "datasets" / f"{digest[:20]}.safetensors"
+    stored = _read_if_valid(path)
+    if stored is not None:
+        return stored
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (folder() / "locks").mkdir(exist_ok=True)
-        lock = FileLock(folder() / "locks" / path.stem)
+        (cache_folder() / "locks").mkdir(exist_ok=True)
+        lock = FileLock(cache_folder() / "locks" / path.stem)
         lock.acquire()
     except OSError as error:
-        return _uncached(path, make, error)
+        return _create_without_cache(path, create, error)
     try:
-        return _recalled(path) or _kept(path, make)
+        return _read_if_valid(path) or _create_and_store(path, create)
     finally:
         lock.release()
 
 
-def _recalled(path: Path) -> Packed | None:
+def _read_if_valid(path: Path) -> PreparedDataset | None:
     if not path.exists():
         return None
     try:
         return _read(path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        warnings.warn(f"cached data {path} is unreadable ({error}); packing again", stacklevel=3)
+        warnings.warn(f"cached data {path} cannot be read ({error}); preparing the data again", stacklevel=3)
         return None
 
 
-def _kept(path: Path, make: Callable[[Path], Packed]) -> Packed:
-    flat = path.with_suffix(".encoded")
+def _create_and_store(path: Path, create: Callable[[Path], PreparedDataset]) -> PreparedDataset:
+    unpacked = path.with_suffix(".encoded")
     try:
-        packed = _made(make, flat)
+        prepared = _create(create, unpacked)
     except BaseException:
-        flat.unlink(missing_ok=True)
+        unpacked.unlink(missing_ok=True)
         raise
-    if not packed.needs(flat):
-        flat.unlink(missing_ok=True)
+    if not _is_streamed_from(unpacked, prepared):
+        unpacked.unlink(missing_ok=True)
     try:
-        _write(path, packed)
+        _write(path, prepared)
         return _read(path)  # mapped, so that several runs share the memory
     except (OSError, SafetensorError) as error:  # the latter where the disk fills up
-        warnings.warn(f"cannot cache packed data in {path.parent} ({error}); going on without", stacklevel=4)
-        return packed
+        _warn_without_cache(path, error)
+        return prepared
 
 
-def _uncached(path: Path, make: Callable[[Path], Packed], error: OSError) -> Packed:
+def _create_without_cache(path: Path, create: Callable[[Path], PreparedDataset], error: OSError) -> PreparedDataset:
     with tempfile.TemporaryDirectory(prefix="maskbench-") as scratch:
-        flat = Path(scratch) / "images.encoded"
-        packed = _made(make, flat)
-        if packed.needs(flat):
+        unpacked = Path(scratch) / "images.encoded"
+        prepared = _create(create, unpacked)
+        if _is_streamed_from(unpacked, prepared):
             raise UsageError(
                 f"cannot write to {path.parent} ({error}), from where images would be streamed; set "
                 f"MASKBENCH_CACHE to a folder with room for them"
             )
-    warnings.warn(f"cannot cache packed data in {path.parent} ({error}); going on without", stacklevel=4)
-    return packed
+    _warn_without_cache(path, error)
+    return prepared
 
 
-def _made(make: Callable[[Path], Packed], flat: Path) -> Packed:
+def _warn_without_cache(path: Path, error: Exception) -> None:
+    warnings.warn(f"cannot write to the cache {path.parent} ({error}); continuing without it", stacklevel=5)
+
+
+def _create(create: Callable[[Path], PreparedDataset], unpacked: Path) -> PreparedDataset:
+    """Call `create`; a UsageError where it cannot write to `unpacked`."""
     try:
-        return make(flat)
+        return create(unpacked)
     except OSError as error:
-        if error.filename != str(flat):
+        if error.filename != str(unpacked):
             raise
         raise UsageError(
-            f"cannot write images to {flat}: {error.strerror}; free space, or set MASKBENCH_CACHE to another folder"
+            f"cannot write images to {unpacked}: {error.strerror}; free space, or set MASKBENCH_CACHE to another folder"
         ) from None
 
 
-def _write(path: Path, packed: Packed) -> None:
-    tensors = {key: value for name, split in packed.splits.items() for key, value in _tensors(name, split)}
-    about = {"classes": json.dumps(packed.classes), "fingerprint": packed.fingerprint}
-    for stale in path.parent.glob("*.partial"):  # of a process that was killed
-        if time.time() - stale.stat().st_mtime > STALE_S:
-            stale.unlink(missing_ok=True)
+def _is_streamed_from(file: Path, prepared: PreparedDataset) -> bool:
+    streamed = [split for split in prepared.splits.values() if isinstance(split, StreamedImages)]
+    return any(split.encoded.files[0] == str(file) for split in streamed)
+
+
+def _write(path: Path, prepared: PreparedDataset) -> None:
+    tensors = {key: value for name, split in prepared.splits.items() for key, value in _list_tensors(name, split)}
+    metadata = {"classes": json.dumps(prepared.classes), "fingerprint": prepared.fingerprint}
+    _remove_stale_files(path.parent)
     handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     os.close(handle)
     try:
-        save_file(tensors, partial, about)
-        sync(Path(partial))
+        save_file(tensors, partial, metadata)
+        fsync_path(Path(partial))
         Path(partial).replace(path)
-        sync(path.parent)
+        fsync_path(path.parent)
     finally:
         Path(partial).unlink(missing_ok=True)
 
 
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a tree of dataclasses, by its dotted name."""
+def _remove_stale_files(folder: Path) -> None:
+    for partial in folder.glob("*.partial"):
+        if time.time() - partial.stat().st_mtime > STALE_S:
+            partial.unlink(missing_ok=True)
+
+
+def _list_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a tree of dataclasses, with its dotted name, such as "train.encoded.files.ends"."""
     if is_dataclass(value):
         for field in fields(value):
-            yield from _tensors(f"{name}.{field.name}", getattr(value, field.name))
+            yield from _list_tensors(f"{name}.{field.name}", getattr(value, field.name))
     elif value is not None:
         yield name, value.contiguous()
 
 
-def _read(path: Path) -> Packed:
+def _read(path: Path) -> PreparedDataset:
     tree: dict[str, Any] = {}
     with safe_open(path, framework="pt") as file:
-        about = file.metadata()
+        metadata = file.metadata()
         for key in file.keys():  # noqa: SIM118  safe_open is not iterable
             *parents, name = key.split(".")
             branch = tree
             for parent in parents:
                 branch = branch.setdefault(parent, {})
             branch[name] = file.get_tensor(key)
-    splits = {name: _split(parts) for name, parts in tree.items()}
-    return Packed(splits, tuple(json.loads(about["classes"])), about["fingerprint"])
+    splits = {name: _restore_split(split) for name, split in tree.items()}
+    return PreparedDataset(splits, tuple(json.loads(metadata["classes"])), metadata["fingerprint"])
 
 
-def _split(parts: dict[str, Any]) -> Split:
-    if "encoded" not in parts:
-        return Images(**parts)
-    encoded: dict[str, Any] = parts["encoded"]
-    texts = {name: Texts(**part) for name, part in encoded.items() if isinstance(part, dict)}
-    streamed = Streamed(**{**parts, "encoded": Encoded(**{**encoded, **texts})})
-    Path(streamed.encoded.files[0]).stat()  # an OSError where it has gone: files outside are looked at for the key
+def _restore_split(tree: dict[str, Any]) -> Split:
+    """The inverse of `_list_tensors` for one split."""
+    if "encoded" not in tree:
+        return Images(**tree)
+    encoded: dict[str, Any] = tree["encoded"]
+    tables = {name: StringTable(**branch) for name, branch in encoded.items() if isinstance(branch, dict)}
+    streamed = StreamedImages(**{**tree, "encoded": EncodedImages(**{**encoded, **tables})})
+    Path(streamed.encoded.files[0]).stat()  # OSError if the cache lost it; the key covers files outside the cache
     return streamed

@@ -1,7 +1,7 @@
-"""Images as they lie on disk, any of which can be read at any time."""
+"""Encoded images on disk, each of which can be read and decoded at any time."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -13,86 +13,104 @@ from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from maskbench.data.string_table import Texts
+from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
-DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for them
-REDUCING_GAP = 2.0  # as in Pillow's thumbnails: it moves photographs by less than one level of 255 on average
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+REDUCING_GAP = 2.0  # as in Pillow's thumbnails; changes photographs by less than one level of 255 on average
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One split: every image is a piece of a file.
+class EncodedImages:
+    """The encoded images of one split: each is a piece of a file. The cache stores these fields by name.
 
-    labels: (N,) int64. names: (N), for messages. files: paths, each once; file: (N,) int64, which of them it is in.
-    start, size: (N,) int64, in bytes; a size of -1 reaches to the file's end.
+    Attributes:
+        labels: (N,) int64, the class of each image.
+        names: N names, for messages.
+        files: Paths, each once.
+        file: (N,) int64, index into `files`.
+        start: (N,) int64, first byte in the file.
+        size: (N,) int64, in bytes; -1 reaches to the end of the file.
     """
 
     labels: Tensor
-    names: Texts
-    files: Texts
+    names: StringTable
+    files: StringTable
     file: Tensor
     start: Tensor
     size: Tensor
 
     @classmethod
-    def whole_files(cls, paths: Sequence[Path], names: Iterable[str], labels: Sequence[int]) -> "Encoded":
-        """A file an image."""
-        number = torch.arange(len(paths))
-        start, size = torch.zeros_like(number), torch.full_like(number, -1)
+    def from_files(cls, paths: Sequence[Path], names: Iterable[str], labels: Sequence[int]) -> "EncodedImages":
+        """One image in each file."""
+        index = torch.arange(len(paths))
         return cls(
-            torch.tensor(labels, dtype=torch.int64), Texts.of(names), Texts.of(map(str, paths)), number, start, size
+            torch.tensor(labels, dtype=torch.int64),
+            StringTable.from_strings(names),
+            StringTable.from_strings(map(str, paths)),
+            index,
+            torch.zeros_like(index),
+            torch.full_like(index, -1),
         )
 
-    def without_labels(self) -> "Encoded":
+    def without_labels(self) -> "EncodedImages":
         """The same images; every label is 0."""
         return replace(self, labels=torch.zeros_like(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, number: int) -> bytes:
-        """The encoded image. UsageError that names it where the file cannot be read."""
-        which, start, size = (column.numpy()[number].item() for column in (self.file, self.start, self.size))
+    def read_bytes(self, index: int) -> bytes:
+        """Read the encoded image. UsageError that names it where its file cannot be read."""
+        file, start, size = (column.numpy()[index].item() for column in (self.file, self.start, self.size))
         try:
-            with open(self.files[which], "rb") as file:  # noqa: PTH123  a tenth of a small image's time
-                file.seek(start)
-                return file.read(size)
+            with open(self.files[file], "rb") as opened:  # noqa: PTH123  faster by a tenth for small images
+                opened.seek(start)
+                return opened.read(size)
         except OSError as error:
-            raise UsageError(f"cannot read {self.names[number]}: {error.strerror or error}; bring it back") from None
+            raise UsageError(f"cannot read {self.names[index]}: {error.strerror or error}; bring it back") from None
 
-    def open(self, encoded: bytes, number: int) -> Image.Image:
-        """Decode lazily; UsageError that names the image where it is none."""
+    def open_image(self, encoded: bytes, index: int) -> Image.Image:
+        """Read the header of the encoded image `index`. UsageError that names it where it is no image."""
         try:
             return Image.open(io.BytesIO(encoded))
-        except DAMAGED as error:
-            raise self.broken(number, error) from None
+        except DECODE_ERRORS as error:
+            raise self._decode_error(index, error) from None
 
-    def pixels(self, number: int, shape: tuple[int, int, int]) -> np.ndarray:
-        """The image on a canvas of `shape` (rows, cols, channels), uint8. UsageError that names it where it is damaged.
+    def decode(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
+        """Decode an image and resize it to the canvas.
 
         JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
+
+        Args:
+            index: Number of the image.
+            shape: Rows, columns and channels of the canvas.
+
+        Returns:
+            (rows, cols, channels) uint8.
+
+        Raises:
+            UsageError: The image is damaged. The message names it.
         """
-        encoded, (rows, cols, channels) = self.read(number), shape
-        with self.open(encoded, number) as image:
+        encoded, (rows, cols, channels) = self.read_bytes(index), shape
+        with self.open_image(encoded, index) as image:
             try:
                 image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
-                pixels = _coloured_jpeg(encoded, image) if channels == 3 else None
+                pixels = _decode_rgb_jpeg(encoded, image) if channels == 3 else None
                 if pixels is None:
-                    pixels = _loaded(image, shape)
-            except DAMAGED as error:
-                raise self.broken(number, error) from None
-        return pixels if pixels.shape == shape else _resized(pixels, rows, cols)
+                    pixels = _decode_with_pillow(image, shape)
+            except DECODE_ERRORS as error:
+                raise self._decode_error(index, error) from None
+        return pixels if pixels.shape == shape else _resize(pixels, rows, cols)
 
-    def broken(self, number: int, error: Exception) -> UsageError:
-        """The error for an image that cannot be decoded."""
-        return UsageError(f"cannot decode {self.names[number]}: {error}; repair or remove it")
+    def _decode_error(self, index: int, error: Exception) -> UsageError:
+        return UsageError(f"cannot decode {self.names[index]}: {error}; repair or remove it")
 
 
-def _coloured_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
-    """(H, W, 3) uint8, what Pillow would make of a JPEG in colour, to the bit and in less time; None where it is
-    anything else, or unusual in any way: then Pillow is to judge."""
+def _decode_rgb_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
+    """(H, W, 3) uint8, exactly what Pillow makes of a JPEG in colour, in less time. None for anything else and for
+    anything unusual, which is left to Pillow."""
     if image.format != "JPEG" or image.mode != "RGB":
         return None
     try:
@@ -102,35 +120,49 @@ def _coloured_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def _loaded(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """(H, W, channels) uint8, by Pillow."""
+def _decode_with_pillow(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, channels) uint8."""
     rows, cols, channels = shape
     image.load()
-    converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which copies
-    if converted.mode == "RGBA":  # of which what cannot be seen must not shine through, as it does in `_resized`
+    converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # convert copies
+    if converted.mode == "RGBA":  # Pillow weighs colours by alpha; `_resize` would let invisible pixels shine through
         converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
     return np.array(converted).reshape(converted.height, converted.width, channels)
 
 
-def _resized(pixels: np.ndarray, rows: int, cols: int) -> np.ndarray:
-    """(rows, cols, channels) of (H, W, channels) uint8: bilinear and antialiased. Some values are one level of 255 off
-    Pillow's, and as close to what exact numbers would give; it takes a third of the time."""
-    images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # channels last in memory, as they stay
+def _resize(pixels: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """(H, W, channels) uint8 -> (rows, cols, channels): bilinear and antialiased.
+
+    It takes a third of Pillow's time. Some values differ from Pillow's by one level of 255; both are equally close to
+    exact arithmetic.
+    """
+    images = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # memory stays channels-last
     resized = interpolate(images, (rows, cols), mode="bilinear", antialias=True)
     return resized.permute(0, 2, 3, 1).numpy()[0]
 
 
-class Flat:
-    """A new file into which images are written one after the other, for sources in which none can be reached alone."""
+class EncodedImageWriter:
+    """Writes encoded images one after the other into a new file, for sources that give no access to a single image.
+
+    Attributes:
+        path: The file.
+        position: Bytes written so far.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
         path.write_bytes(b"")
 
-    def split(self, images: Iterator[tuple[str, int, bytes]]) -> Encoded:
-        """The images, each with its name and label, written and to be read from here. OSError that names the file where
-        the disk refuses."""
+    def write_split(self, images: Iterator[tuple[str, int, bytes]]) -> EncodedImages:
+        """Write the images of a split, each given as name, label and bytes.
+
+        Returns:
+            The same images, to be read from this file.
+
+        Raises:
+            OSError: The disk is full or fails; its `filename` is this file.
+        """
         names, labels, sizes = [], [], []
         first = self.position
         with self.path.open("ab") as file:
@@ -138,27 +170,20 @@ class Flat:
                 names.append(name)
                 labels.append(label)
                 sizes.append(len(encoded))
-                self.write(file, encoded)
+                self._append(file, encoded)
         size = torch.tensor(sizes, dtype=torch.int64)
         start = first + size.cumsum(0) - size
-        numbers, files = torch.tensor(labels, dtype=torch.int64), Texts.of([str(self.path)])
-        return Encoded(numbers, Texts.of(names), files, torch.zeros_like(start), start, size)
+        return EncodedImages(
+            torch.tensor(labels, dtype=torch.int64),
+            StringTable.from_strings(names),
+            StringTable.from_strings([str(self.path)]),
+            torch.zeros_like(start),
+            start,
+            size,
+        )
 
-    def write(self, file: BinaryIO, encoded: bytes) -> None:
-        """See `split`."""
+    def _append(self, file: BinaryIO, encoded: bytes) -> None:
         try:
             self.position += file.write(encoded)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
-
-
-def labelled(root: Path, hidden: Mapping[str, Tensor]) -> list[str]:
-    """The splits that have labels. hidden: (N,) bool by split, True where a label is negative, as it is for all images
-    of a test set whose labels are withheld. UsageError that names the split where it is so for some."""
-    for split, of_split in hidden.items():
-        if of_split.any() and not of_split.all():
-            raise UsageError(
-                f"{int(of_split.sum())} of the {len(of_split)} images of the split {split} in {root} have no label, or "
-                f"a negative one; remove them, or number the classes from 0"
-            )
-    return [split for split, of_split in hidden.items() if not of_split.any()]

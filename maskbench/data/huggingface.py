@@ -1,7 +1,7 @@
-"""hfds/NAME: what the library `datasets` of Hugging Face keeps, by its name or as a folder. Never fetched inside a run.
+"""hfds/NAME: what the Hugging Face library `datasets` keeps on this machine, by name or as a folder.
 
-The library keeps data as Arrow files, in which the bytes of every image lie in one piece. Once it is known where, they
-are read without it.
+The library keeps data as Arrow files, in which the bytes of each image lie in one piece. Once their positions are
+known, images are read without the library. A run never downloads anything.
 """
 
 import os
@@ -13,20 +13,37 @@ import numpy as np
 import pyarrow
 import torch
 
-from maskbench.data.encoded_images import Encoded
-from maskbench.data.folders import SPLITS
-from maskbench.data.parquet import LABELS, PICTURES, column_of
-from maskbench.data.string_table import Texts
+from maskbench.data.encoded_images import EncodedImages
+from maskbench.data.image_source import SPLIT_NAMES, EncodedDataset, ImageSource, select_splits
+from maskbench.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
+from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
 
 EXPECTED = "a split called train, and one called test or validation"
 
 
-def opened(name: str, data_dir: str | None, *, download: bool = False) -> dict[str, Any]:
-    """The library's own data sets by split. UsageError with the remedy where they, or the library, are not there."""
+def find_source(name: str, data_dir: str | None) -> ImageSource:
+    """The data set `name`, without hfds/. UsageError with the remedy where it, or the library, is not there."""
+    splits = open_splits(name, data_dir)
+    key = {"hub": name, "files": _list_arrow_files(splits)}
+    root = Path(f"hfds/{name}")
+    return ImageSource(Path(name).name, key, lambda _: select_splits(root, _read_splits(name, splits), EXPECTED))
+
+
+def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> dict[str, Any]:
+    """Open the library's own data sets, by split.
+
+    Args:
+        name: As the library knows it, or a folder.
+        data_dir: The library's cache folder. Default: its own choice.
+        download: Fetch what is not there yet.
+
+    Raises:
+        UsageError: The library is not installed, or the data set is not there or cannot be downloaded.
+    """
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not download:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported; it would ask the hub again and again
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported; else it tries the network many times
     try:
         import datasets
     except ImportError:
@@ -44,42 +61,51 @@ def opened(name: str, data_dir: str | None, *, download: bool = False) -> dict[s
         ) from None
 
 
-def listing(parts: dict[str, Any]) -> list[tuple[str, str, int, int]]:
-    """The Arrow files of each split: (split, path, bytes, modification time)."""
-    files = ((split, Path(file["filename"])) for split, part in parts.items() for file in part.cache_files)
+def _list_arrow_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+    """(split, path, bytes, modification time in ns) of each Arrow file, sorted."""
+    files = ((split, Path(file["filename"])) for split, rows in splits.items() for file in rows.cache_files)
     return sorted((split, str(path), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files)
 
 
-def read(name: str, parts: dict[str, Any]) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Splits by name and the class names; without a column of labels train alone, and no classes."""
-    parts = {SPLITS[split]: part for split, part in parts.items() if split in SPLITS}
-    columns = next(iter(parts.values())).column_names if parts else []
-    label = next((column for column in LABELS if column in columns), None)
+def _read_splits(name: str, all_splits: dict[str, Any]) -> EncodedDataset:
+    """Every split of a known name; without a column of labels the training split alone."""
+    found = {SPLIT_NAMES[split]: rows for split, rows in all_splits.items() if split in SPLIT_NAMES}
+    columns = next(iter(found.values())).column_names if found else []
+    label = next((column for column in LABEL_COLUMNS if column in columns), None)
     if label is None:
-        return {split: _split(name, split, part, None) for split, part in parts.items() if split == "train"}, ()
-    feature = next(iter(parts.values())).features[label]
-    splits = {split: _split(name, split, part, label) for split, part in parts.items()}
-    most = max(int(split.labels.max()) for split in splits.values())
-    return splits, tuple(getattr(feature, "names", None) or map(str, range(most + 1)))
+        train = {split: _read_split(name, split, rows, None) for split, rows in found.items() if split == "train"}
+        return EncodedDataset(train, ())
+    feature = next(iter(found.values())).features[label]
+    splits = {split: _read_split(name, split, rows, label) for split, rows in found.items()}
+    largest = max(int(images.labels.max()) for images in splits.values())
+    return EncodedDataset(splits, tuple(getattr(feature, "names", None) or map(str, range(largest + 1))))
 
 
-def _split(name: str, split: str, part: Any, label: str | None) -> Encoded:
-    """Where its Arrow files keep the images; those that are only named there are files of their own."""
-    image = column_of(f"hfds/{name}", part.column_names, PICTURES)
+def _read_split(name: str, split: str, rows: Any, label: str | None) -> EncodedImages:
+    """Where the split's Arrow files keep the images. Rows that hold only a path point to files of their own."""
+    image = find_column(f"hfds/{name}", rows.column_names, IMAGE_COLUMNS)
     files: list[str] = []
-    places, labels = [], []
-    for arrow in part.cache_files:
-        number = len(files)
+    positions, labels = [], []
+    for arrow in rows.cache_files:
+        arrow_index = len(files)
         files.append(arrow["filename"])
-        for batch, base in _batches(arrow["filename"]):
-            places.append(_places(batch[image], base, number, files))
-            labels.append(_labels(batch, label, name))
-    file, start, size = (torch.from_numpy(column) for column in np.concatenate(places).T.copy())
+        for batch, base in _map_batches(arrow["filename"]):
+            positions.append(_locate_images(batch[image], base, arrow_index, files))
+            labels.append(_read_labels(batch, label, name))
+    file, start, size = (torch.from_numpy(column) for column in np.concatenate(positions).T.copy())
     names = (f"row {row} of hfds/{name} {split}" for row in range(len(file)))
-    return Encoded(torch.from_numpy(np.concatenate(labels)), Texts.of(names), Texts.of(files), file, start, size)
+    return EncodedImages(
+        torch.from_numpy(np.concatenate(labels)),
+        StringTable.from_strings(names),
+        StringTable.from_strings(files),
+        file,
+        start,
+        size,
+    )
 
 
-def _labels(batch: pyarrow.RecordBatch, column: str | None, name: str) -> np.ndarray:
+def _read_labels(batch: pyarrow.RecordBatch, column: str | None, name: str) -> np.ndarray:
+    """(rows,) int64; zeros without a column."""
     if column is None:
         return np.zeros(len(batch), np.int64)
     if not pyarrow.types.is_integer(batch[column].type) or batch[column].null_count:
@@ -87,8 +113,8 @@ def _labels(batch: pyarrow.RecordBatch, column: str | None, name: str) -> np.nda
     return batch[column].to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _batches(file: str) -> Iterator[tuple[pyarrow.RecordBatch, int]]:
-    """The record batches of an Arrow file, mapped, and the address at which its first byte lies."""
+def _map_batches(file: str) -> Iterator[tuple[pyarrow.RecordBatch, int]]:
+    """The record batches of a memory-mapped Arrow file, and the address of the file's first byte."""
     mapped = pyarrow.memory_map(file)
     base = mapped.read_buffer().address
     mapped.seek(0)
@@ -96,18 +122,21 @@ def _batches(file: str) -> Iterator[tuple[pyarrow.RecordBatch, int]]:
         yield batch, base
 
 
-def _places(images: pyarrow.StructArray, base: int, arrow: int, files: list[str]) -> np.ndarray:
-    """(rows, 3) int64: file, start and size of each image; the file is `arrow`, or one that is added to `files`."""
+def _locate_images(images: pyarrow.StructArray, base: int, arrow_index: int, files: list[str]) -> np.ndarray:
+    """(rows, 3) int64: the file's index in `files`, start and size in bytes of each image.
+
+    The file is number `arrow_index`, or, for a row that holds only a path, one that is added to `files`.
+    """
     content = images.field("bytes")
     _, ends, data = content.buffers()
-    wide = np.int64 if pyarrow.types.is_large_binary(content.type) else np.int32
-    ends = np.frombuffer(ends, wide)[content.offset : content.offset + len(content) + 1].astype(np.int64)
+    integer = np.int64 if pyarrow.types.is_large_binary(content.type) else np.int32
+    ends = np.frombuffer(ends, integer)[content.offset : content.offset + len(content) + 1].astype(np.int64)
     start = ends[:-1] + (data.address - base if data else 0)
-    found = np.stack([np.full(len(content), arrow), start, np.diff(ends)], 1)
-    for row in np.flatnonzero(found[:, 2] == 0):
+    positions = np.stack([np.full(len(content), arrow_index), start, np.diff(ends)], 1)
+    for row in np.flatnonzero(positions[:, 2] == 0):
         path = images.field("path")[int(row)].as_py()
         if not path:
-            raise UsageError(f"an image in {files[found[row, 0]]} has neither bytes nor a path; remove it")
-        found[row] = len(files), 0, -1
+            raise UsageError(f"an image in {files[positions[row, 0]]} has neither bytes nor a path; remove it")
+        positions[row] = len(files), 0, -1
         files.append(path)
-    return found
+    return positions

@@ -1,9 +1,9 @@
-"""Batches that are read and decoded ahead of their use, by processes that do nothing else.
+"""Batches that other processes read and decode before they are needed.
 
-They write into memory that is shared and used again and again, a slot for each batch under way. Were every batch handed
-over in memory of its own, as a DataLoader does by itself, getting that memory from the system and joining the parts
-would take a fifth as long as decoding. And whichever process is free takes the next piece: where each has its turn, as
-in a DataLoader, the fast ones wait for the slowest.
+The processes write into shared memory that is used again and again: a slot for each batch under way. A DataLoader hands
+over each batch in new memory; to get that memory from the system and to join the parts would take a fifth of the time
+that decoding takes. And whichever process is free takes the next chunk; in a DataLoader each process has its turn, so
+that fast ones wait for the slowest.
 """
 
 import multiprocessing
@@ -20,184 +20,210 @@ from itertools import chain
 from math import ceil
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskbench.data.encoded_images import Encoded
+from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.splits import Images, Split
-from maskbench.data.streaming import Streamed
+from maskbench.data.streaming import StreamedImages
 from maskbench.errors import Failure, UsageError
 
-PIECE_BYTES = 2**24  # of pixels that a process makes at a time: tens of milliseconds of work
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's; else no harm
-AHEAD = 2  # pieces waiting or under way for each process, at least
+CHUNK_BYTES = 2**24  # of decoded pixels, which a process makes at a time: tens of milliseconds of work
+CHUNKS_PER_WORKER = 2  # waiting or under way for each process, at least
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's; no harm elsewhere
 
 
 @contextmanager
-def ahead(split: Split, coming: Iterable[Tensor], workers: int | Literal["auto"]) -> Iterator[Split]:
-    """Within the block, `take` of the split that it gives must be called with the index tensors `coming`, one after the
-    other, of which none is longer than the first; what it returns holds until the next call.
+def prefetch(split: Split, batches: Iterable[Tensor], workers: int | Literal["auto"]) -> Iterator[Split]:
+    """Decode the batches of a streamed split in `workers` processes, ahead of their use.
 
-    Where images are streamed, `workers` processes prepare them in the meantime; with 0 of them, and where images are in
-    memory, nothing is prepared. Failure, with the remedy, where a process dies or an image can no longer be read.
+    Within the block, call `take` of the split that is yielded with the tensors of `batches`, one after the other. What
+    it returns is valid until the next call. Nothing is prefetched with 0 workers, nor for images in memory: the block
+    then gets `split` itself.
+
+    Args:
+        split: The images.
+        batches: (B,) int64 indices of each batch; no batch is larger than the first.
+        workers: Number of processes; "auto" must have been resolved.
+
+    Raises:
+        Failure: A process died, or an image can no longer be read. The message names the remedy.
     """
-    coming = iter(coming)
-    first = next(coming, None)
-    if not isinstance(split, Streamed) or workers == 0 or first is None:
+    batches = iter(batches)
+    first = next(batches, None)
+    if not isinstance(split, StreamedImages) or workers == 0 or first is None:
         yield split
         return
     assert isinstance(workers, int), "resolved"
-    prepared = Prepared.of(split, first, chain([first], coming), workers)
+    prefetched = PrefetchedImages.create(split, first, chain([first], batches), workers)
     try:
-        prepared.start()
-        yield prepared
+        prefetched.start()
+        yield prefetched
     except BrokenProcessPool:
-        prepared.end()
-        raise Failure(_told({process.exitcode for process in prepared.processes}, workers)) from None
+        prefetched.stop()
+        exit_codes = {process.exitcode for process in prefetched.processes}
+        raise Failure(_describe_death(exit_codes, workers)) from None
     finally:
-        prepared.end()
+        prefetched.stop()
 
 
-class DecodingProcess(SpawnProcess):
-    """One that a pool of which another process has died can end: SIGTERM, which it would send, is never heard."""
+class DecoderProcess(SpawnProcess):
+    """A process that decodes. It ignores SIGTERM, so a pool must end it by SIGKILL when another process has died."""
 
     terminate = SpawnProcess.kill
 
 
-class Context(SpawnContext):
-    """Processes that start anew, without what this one holds."""
+class DecoderContext(SpawnContext):
+    """Starts decoders as fresh processes, without the memory of this one."""
 
-    Process = DecodingProcess
+    Process = DecoderProcess
 
 
-class Batch(NamedTuple):
-    """One that is under way: what was asked for, where it goes, and what is to be heard of each piece."""
+@dataclass(frozen=True)
+class PendingBatch:
+    """A batch under way.
 
-    asked: Tensor
+    Attributes:
+        index: (B,) int64, the images.
+        slot: Where the pixels go.
+        chunks: For each chunk None once it is decoded, or what is wrong with an image.
+    """
+
+    index: Tensor
     slot: int
-    pieces: list[Future[str | None]]
+    chunks: list[Future[str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared(Streamed):
-    """A streamed split whose next batches are on their way.
+class PrefetchedImages(StreamedImages):
+    """A streamed split whose next batches are being decoded.
 
-    coming: what is to be asked for. slots: (slots, B, H, W, C) uint8, shared, one of them for the batch in use.
-    per_batch: pieces in a batch.
+    Attributes:
+        batches: Indices of the batches that are not submitted yet.
+        slots: (slots, B, H, W, C) uint8, shared; one slot holds the batch in use.
+        chunks_per_batch: Into how many chunks a batch is cut.
+        pool: The processes' queue.
+        processes: The processes, once they are started.
+        pending: Submitted batches, in order.
     """
 
-    coming: Iterator[Tensor]
+    batches: Iterator[Tensor]
     slots: Tensor
-    per_batch: int
+    chunks_per_batch: int
     pool: ProcessPoolExecutor
     processes: list[BaseProcess] = field(default_factory=list)
-    under_way: deque[Batch] = field(default_factory=deque)
+    pending: deque[PendingBatch] = field(default_factory=deque)
 
     @classmethod
-    def of(cls, split: Streamed, first: Tensor, coming: Iterator[Tensor], workers: int) -> "Prepared":
-        """With room for the batches under way and for the one in use."""
-        per_batch = max(1, ceil(len(first) * int(split.shape.prod()) / PIECE_BYTES))
-        batches = ceil(AHEAD * workers / per_batch) + 1
-        slots = torch.empty((batches, len(first), *split.canvas), dtype=torch.uint8).share_memory_()
-        pool = ProcessPoolExecutor(workers, Context(), _begin, (split.encoded, slots))
-        return cls(**vars(split), coming=coming, slots=slots, per_batch=per_batch, pool=pool)
+    def create(
+        cls, split: StreamedImages, first: Tensor, batches: Iterator[Tensor], workers: int
+    ) -> "PrefetchedImages":
+        """Reserve slots for the batches under way and for the one in use, each as large as the batch `first`."""
+        chunks_per_batch = max(1, ceil(len(first) * int(split.shape.prod()) / CHUNK_BYTES))
+        slot_count = ceil(CHUNKS_PER_WORKER * workers / chunks_per_batch) + 1
+        slots = torch.empty((slot_count, len(first), *split.canvas), dtype=torch.uint8).share_memory_()
+        pool = ProcessPoolExecutor(workers, DecoderContext(), _initialise_decoder, (split.encoded, slots))
+        return cls(**vars(split), batches=batches, slots=slots, chunks_per_batch=chunks_per_batch, pool=pool)
 
     def start(self) -> None:
-        """Start the processes, with something to do for each."""
+        """Start the processes, with work for each."""
         others = set(multiprocessing.active_children())
         try:
-            with decoders():
+            with decoder_environment():
                 for slot in range(len(self.slots) - 1):
-                    self.announce(slot)
+                    self._submit_next_batch(slot)
         finally:
             self.processes.extend(set(multiprocessing.active_children()) - others)
 
-    def announce(self, slot: int) -> None:
-        """Have the next batch, if there is one, put into this slot."""
-        index = next(self.coming, None)
+    def take(self, index: Tensor) -> Images:
+        """Wait for the next batch, which must be the one at `index`."""
+        batch = self.pending.popleft()
+        assert len(index) == len(batch.index), "batches are taken in the order in which they were submitted"
+        assert index.device.type != "cpu" or torch.equal(index, batch.index), "likewise; on a GPU this would wait"
+        self._submit_next_batch((batch.slot - 1) % len(self.slots))  # of the batch before, which is no longer in use
+        for chunk in batch.chunks:
+            problem = chunk.result()
+            if problem is not None:
+                raise Failure(f"{problem}; then repeat the command to continue")
+        pixels = self.slots[batch.slot, : len(index)]
+        return self.to_images(pixels.pin_memory() if self.labels.device.type == "cuda" else pixels, index)
+
+    def _submit_next_batch(self, slot: int) -> None:
+        """Have the next batch, if there is one, decoded into this slot."""
+        index = next(self.batches, None)
         if index is None:
             return
-        place, pieces = 0, []
-        for numbers in self.numbers[index.cpu()].tensor_split(self.per_batch):
-            pieces.append(self.pool.submit(_decode, slot, place, numbers.tolist()))
-            place += len(numbers)
-        self.under_way.append(Batch(index, slot, pieces))
+        position, chunks = 0, []
+        for numbers in self.numbers[index.cpu()].tensor_split(self.chunks_per_batch):
+            chunks.append(self.pool.submit(_decode_chunk, slot, position, numbers.tolist()))
+            position += len(numbers)
+        self.pending.append(PendingBatch(index, slot, chunks))
 
-    def take(self, index: Tensor) -> Images:
-        """The next batch, which must be the one with these numbers."""
-        batch = self.under_way.popleft()
-        assert len(index) == len(batch.asked), "batches are taken in the order in which they were announced"
-        assert index.device.type != "cpu" or torch.equal(index, batch.asked), "likewise; on a GPU this would wait"
-        self.announce((batch.slot - 1) % len(self.slots))  # that of the batch before, which is no longer in use
-        for piece in batch.pieces:
-            trouble = piece.result()
-            if trouble is not None:
-                raise Failure(f"{trouble}; then the same command goes on")
-        pixels = self.slots[batch.slot, : len(index)]
-        return self.given(pixels.pin_memory() if self.labels.device.type == "cuda" else pixels, index)
-
-    def end(self) -> None:
-        """End the processes, in the midst of what they are at. May be called again."""
+    def stop(self) -> None:
+        """Kill the processes, whatever they are doing. May be called again."""
         for process in self.processes:
             process.kill()
         self.pool.shutdown()
 
 
-_encoded: Encoded  # of a process that decodes
+_encoded: EncodedImages  # these two are set in a process that decodes
 _slots: np.ndarray
 
 
-def _begin(encoded: Encoded, slots: Tensor) -> None:
-    """What a process does first. It ends when the one that has started it does, in whichever way."""
+def _initialise_decoder(encoded: EncodedImages, slots: Tensor) -> None:
+    """Prepare a process, which ends when the process that started it ends, in whichever way."""
     global _encoded, _slots
     _encoded, _slots = encoded, slots.numpy()
     torch.set_num_threads(1)
-    threading.Thread(target=_follow, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a process of its own"
     parent.join()
     os._exit(1)
 
 
-def _decode(slot: int, place: int, numbers: list[int]) -> str | None:
-    """Put the images of these numbers into the slot, from the place on, or say what is wrong with them."""
+def _decode_chunk(slot: int, position: int, numbers: list[int]) -> str | None:
+    """Decode the images `numbers` into the slot, from `position` on. Returns what is wrong with an image, if any is."""
     try:
         for offset, number in enumerate(numbers):
-            _slots[slot, place + offset] = _encoded.pixels(number, _slots.shape[2:])
+            _slots[slot, position + offset] = _encoded.decode(number, _slots.shape[2:])
     except UsageError as error:
         return str(error)
     return None
 
 
 @contextmanager
-def decoders() -> Iterator[None]:
-    """What processes that are started within the block inherit.
+def decoder_environment() -> Iterator[None]:
+    """Set what processes inherit that are started within the block.
 
-    They never hear Ctrl-C or SIGTERM, which often go to a whole group of processes: what they mean is for this one to
-    decide. And they keep what memory they had, which the C library may else give back after every image.
+    They ignore Ctrl-C and SIGTERM, which often go to a whole group of processes: the parent decides what these mean.
+    And they keep their memory, which the C library may otherwise give back after every image.
     """
-    before, kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}), dict(os.environ)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    previous = dict(os.environ)
     os.environ.update(KEEP_MEMORY)
     try:
         yield
     finally:
-        for name in KEEP_MEMORY.keys() - kept.keys():
+        for name in KEEP_MEMORY.keys() - previous.keys():
             del os.environ[name]
-        os.environ.update(kept)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.environ.update(previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
-def _told(codes: set[int | None], workers: int) -> str:
-    less = f"--workers {workers // 2}" + (", which decodes in this process," if workers == 1 else "")
-    if -signal.SIGBUS in codes:
-        return f"a process that decodes images found no shared memory; enlarge /dev/shm (docker: --shm-size), or {less}"
+def _describe_death(exit_codes: set[int | None], workers: int) -> str:
+    fewer = f"--workers {workers // 2}" + (", which decodes in this process," if workers == 1 else "")
+    if -signal.SIGBUS in exit_codes:
+        return (
+            f"a process that decodes images found no shared memory; enlarge /dev/shm (docker: --shm-size), or {fewer}"
+        )
     return (
-        f"a process that decodes images died, perhaps for want of memory; the same command goes on from the last "
-        f"checkpoint, {less} takes less memory"
+        f"a process that decodes images died, perhaps because memory ran out; repeat the command to continue from the "
+        f"last checkpoint; {fewer} takes less memory"
     )

@@ -1,8 +1,8 @@
-"""`shapes`: embedded, generated images, so that everything works with no download.
+"""`shapes`: generated images, so that everything works without a download.
 
-A textured, coloured object stands on a textured, cluttered background. The class is the object's shape; its hue and
-texture, and those of the background, follow the class in a part of the images (`PRIORS`), as they do in photographs,
-but do not suffice. Object and background differ in brightness, one way or the other. The object's mask is known. An
+A textured, colored object stands on a textured, cluttered background. The class is the object's shape. In a part of the
+images (`PRIORS`) the hue and texture of object and background follow the class, as they do in photographs, but they do
+not suffice to tell it. Object and background differ in brightness, one way or the other. The object's mask is known. An
 image depends on (split, number, size, channels) alone.
 
 It is a smoke test with known truth, not a stand-in for photographs. The priors were set on run seeds 0 to 2 of the
@@ -15,20 +15,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.data.splits import Images
 
 VERSION = 1
 CLASSES = ("disc", "triangle", "square", "cross", "ring", "star", "bar", "crescent", "trefoil", "half")
-TRAIN, TEST = 10_000, 2_000
+TRAIN, TEST = 10_000, 2_000  # images
 PATTERNS = 5
-SPOTS = 2  # of clutter on the background
-CHUNK = 500
+CLUTTER_SPOTS = 2
+CHUNK_IMAGES = 500  # rendered at a time
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Share of images in which a hue and a texture follow the class; elsewhere they are random."""
+    """In which share of the images hue and texture follow the class; in the others they are random.
+
+    Attributes:
+        hue: Share of images, in [0, 1], whose hue follows the class.
+        texture: Share of images, in [0, 1], whose pattern and frequency follow the class.
+    """
 
     hue: float
     texture: float
@@ -37,47 +42,83 @@ class Prior:
 PRIORS = {"object": Prior(hue=0.2, texture=0.4), "background": Prior(hue=0.2, texture=0.2)}
 
 
+@dataclass(frozen=True)
+class _Canvas:
+    """x (1, 1, W) and y (1, H, 1): pixel coordinates, in which the shorter side spans [-1, 1]."""
+
+    x: Tensor
+    y: Tensor
+    side: int  # the shorter side, in pixels
+    channels: int
+
+    @classmethod
+    def create(cls, height: int, width: int, channels: int) -> "_Canvas":
+        side = min(height, width)
+        y = (2 * torch.arange(height) + 1 - height)[None, :, None] / side
+        x = (2 * torch.arange(width) + 1 - width)[None, None, :] / side
+        return cls(x, y, side, channels)
+
+
 def generate(split: str, count: int, height: int, width: int, channels: int) -> Images:
-    """`count` images (N, channels, height, width) of "train" or "test" with labels and object masks."""
-    parts = [
-        _render(split, torch.arange(first, min(first + CHUNK, count)), height, width, channels)
-        for first in range(0, count, CHUNK)
+    """Render the first images of a split.
+
+    Args:
+        split: "train" or "test".
+        count: How many.
+        height: Rows of an image, in pixels.
+        width: Columns of an image, in pixels.
+        channels: Any number.
+
+    Returns:
+        Images (count, channels, height, width) with labels and object masks.
+    """
+    canvas = _Canvas.create(height, width, channels)
+    chunks = [
+        _render(split, torch.arange(first, min(first + CHUNK_IMAGES, count)), canvas)
+        for first in range(0, count, CHUNK_IMAGES)
     ]
-    pixels, labels, objects = (torch.cat(part) for part in zip(*parts, strict=True))
+    pixels, labels, objects = (torch.cat(chunk) for chunk in zip(*chunks, strict=True))
     return Images(pixels, labels, torch.ones(count), objects)
 
 
-def _render(split: str, index: Tensor, height: int, width: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, channels, H, W) uint8 images, (B,) labels, (B, H, W) bool object masks of these numbers."""
-    draws = Draws(keys(index, VERSION, "shapes", split))
+def _render(split: str, index: Tensor, canvas: _Canvas) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, channels, H, W) uint8 images, (B,) labels, (B, H, W) bool object masks of the images `index` (B,)."""
+    rng = CounterRNG(sample_keys(index, VERSION, "shapes", split))
     labels = index % len(CLASSES)
-    # Coordinates in which the shorter side spans [-1, 1].
-    side = min(height, width)
-    y = (2 * torch.arange(height) + 1 - height)[None, :, None] / side
-    x = (2 * torch.arange(width) + 1 - width)[None, None, :] / side
+    uniforms = rng.uniform(5)[..., None, None]
+    coverage = _object_coverage(uniforms, labels, canvas)
+    is_object_bright = uniforms[:, 4, 0, 0] < 0.5
+    background = _draw_texture(rng, PRIORS["background"], labels * 7 + 3, ~is_object_bright, canvas)
+    background = _add_clutter(rng, background, canvas)
+    foreground = _draw_texture(rng, PRIORS["object"], labels, is_object_bright, canvas)
+    images = background + coverage[:, None] * (foreground - background)
+    images = images + 0.03 * rng.normal(*images.shape[1:])
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8), labels, coverage > 0.5
 
-    drawn = draws.uniform(5)[..., None, None]
-    radius, angle = 0.7 + 0.25 * drawn[:, 0], 0.4 * (drawn[:, 1] - 0.5)
-    dx, dy = (x - 0.25 * (drawn[:, 2] - 0.5)) / radius, (y - 0.25 * (drawn[:, 3] - 0.5)) / radius
+
+def _object_coverage(uniforms: Tensor, labels: Tensor, canvas: _Canvas) -> Tensor:
+    """(B, H, W) in [0, 1]: how much of each pixel the object covers. `uniforms` (B, 4 or more, 1, 1) give radius,
+    angle and centre."""
+    radius, angle = 0.7 + 0.25 * uniforms[:, 0], 0.4 * (uniforms[:, 1] - 0.5)
+    dx = (canvas.x - 0.25 * (uniforms[:, 2] - 0.5)) / radius
+    dy = (canvas.y - 0.25 * (uniforms[:, 3] - 0.5)) / radius
     u, v = dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
-    outside = _outlines(u, v).gather(1, labels[:, None, None, None].expand(-1, 1, height, width))[:, 0]
-    alpha = (0.5 - outside * radius * side / 2).clamp(0, 1)  # one pixel of smooth edge
-
-    bright = drawn[:, 4, 0, 0] < 0.5
-    background = _textured(draws, PRIORS["background"], labels * 7 + 3, ~bright, x, y, channels)
-    for spot in draws.uniform(SPOTS, 3)[..., None, None].unbind(1):
-        distance = ((x - 2 * spot[:, 0] + 1) ** 2 + (y - 2 * spot[:, 1] + 1) ** 2).sqrt()
-        cover = ((0.1 + 0.2 * spot[:, 2] - distance) * side / 2 + 0.5).clamp(0, 1)
-        colour = _colour(draws.uniform(3), channels)
-        background = background + cover[:, None] * (colour[..., None, None] - background)
-    foreground = _textured(draws, PRIORS["object"], labels, bright, x, y, channels)
-    images = background + alpha[:, None] * (foreground - background)
-    images = images + 0.03 * draws.normal(channels, height, width)
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8), labels, alpha > 0.5
+    own_class = labels[:, None, None, None].expand(-1, 1, *u.shape[1:])
+    distance = _signed_distances(u, v).gather(1, own_class)[:, 0]
+    return (0.5 - distance * radius * canvas.side / 2).clamp(0, 1)  # one pixel of smooth edge
 
 
-def _outlines(u: Tensor, v: Tensor) -> Tensor:
-    """(B, 10, H, W): for each class a function below 0 inside its shape, about the distance to the edge."""
+def _add_clutter(rng: CounterRNG, background: Tensor, canvas: _Canvas) -> Tensor:
+    for spot in rng.uniform(CLUTTER_SPOTS, 3)[..., None, None].unbind(1):
+        distance = ((canvas.x - 2 * spot[:, 0] + 1) ** 2 + (canvas.y - 2 * spot[:, 1] + 1) ** 2).sqrt()
+        coverage = ((0.1 + 0.2 * spot[:, 2] - distance) * canvas.side / 2 + 0.5).clamp(0, 1)
+        color = _palette_color(rng.uniform(3), canvas.channels)
+        background = background + coverage[:, None] * (color[..., None, None] - background)
+    return background
+
+
+def _signed_distances(u: Tensor, v: Tensor) -> Tensor:
+    """(B, 10, H, W): for each class about the distance to the shape's edge, negative inside."""
     r, a = (u * u + v * v).sqrt(), torch.atan2(v, u)
     au, av = u.abs(), v.abs()
     wedge = math.pi / 3
@@ -99,36 +140,48 @@ def _outlines(u: Tensor, v: Tensor) -> Tensor:
     )
 
 
-def _colour(hsv: Tensor, channels: int) -> Tensor:
-    """(B, 3) hue, saturation, value in [0, 1] -> (B, channels): a cosine palette that any channel count can wear."""
+def _palette_color(hsv: Tensor, channels: int) -> Tensor:
+    """(B, 3) hue, saturation, value in [0, 1] -> (B, channels): a cosine palette for any number of channels."""
     phase = hsv[:, :1] + torch.arange(channels) / channels
     return (0.4 + 0.6 * hsv[:, 2:]) * (1 - hsv[:, 1:2] * (0.5 - 0.5 * torch.cos(2 * math.pi * phase)))
 
 
-def _textured(draws: Draws, prior: Prior, kind: Tensor, bright: Tensor, x: Tensor, y: Tensor, channels: int) -> Tensor:
-    """(B, channels, H, W): two colours of like brightness mixed by a pattern. `kind` (B,) stands for the class that
-    hue, pattern and frequency follow; where `bright` (B,) the colours are light, else dark."""
-    drawn = draws.uniform(14)
-    hue = torch.where(drawn[:, 0] < prior.hue, (kind * 0.37 + 0.1 * (drawn[:, 1] - 0.5)) % 1, drawn[:, 2])
-    follows = drawn[:, 3] < prior.texture
-    pattern = torch.where(follows, kind % PATTERNS, (drawn[:, 4] * PATTERNS).long())[:, None, None]
-    frequency = (8 + 20 * torch.where(follows, kind * 0.35 % 1, drawn[:, 5]))[:, None, None]
-    values = torch.where(bright[:, None], 0.6 + 0.4 * drawn[:, 6:8], 0.45 * drawn[:, 6:8])
-    hues = torch.stack([hue, hue + 0.2 * (drawn[:, 10] - 0.5)], 1)
+def _draw_texture(rng: CounterRNG, prior: Prior, kind: Tensor, is_bright: Tensor, canvas: _Canvas) -> Tensor:
+    """(B, channels, H, W): two colors of similar brightness, mixed by a pattern.
+
+    Where the prior holds, hue, pattern and frequency follow `kind` (B,), which stands for the class. Colors are light
+    where `is_bright` (B,), else dark.
+    """
+    uniforms = rng.uniform(14)
+    hue = torch.where(uniforms[:, 0] < prior.hue, (kind * 0.37 + 0.1 * (uniforms[:, 1] - 0.5)) % 1, uniforms[:, 2])
+    follows = uniforms[:, 3] < prior.texture
+    pattern = torch.where(follows, kind % PATTERNS, (uniforms[:, 4] * PATTERNS).long())
+    frequency = 8 + 20 * torch.where(follows, kind * 0.35 % 1, uniforms[:, 5])
+    values = torch.where(is_bright[:, None], 0.6 + 0.4 * uniforms[:, 6:8], 0.45 * uniforms[:, 6:8])
+    hues = torch.stack([hue, hue + 0.2 * (uniforms[:, 10] - 0.5)], 1)
     one, two = (
-        _colour(torch.stack([hues[:, i], 0.3 + 0.7 * drawn[:, 8 + i], values[:, i]], 1), channels)[..., None, None]
+        _palette_color(torch.stack([hues[:, i], 0.3 + 0.7 * uniforms[:, 8 + i], values[:, i]], 1), canvas.channels)
         for i in range(2)
     )
-    turn, phase = (2 * math.pi * drawn[:, 11:13, None, None]).unbind(1)
+    one, two = one[..., None, None], two[..., None, None]
+    turn, phase = (2 * math.pi * uniforms[:, 11:13, None, None]).unbind(1)
+    share = _draw_pattern(rng, pattern, frequency[:, None, None], turn, phase, canvas)[:, None]
+    return two + (one - two) * share
+
+
+def _draw_pattern(
+    rng: CounterRNG, pattern: Tensor, frequency: Tensor, turn: Tensor, phase: Tensor, canvas: _Canvas
+) -> Tensor:
+    """(B, H, W) in [0, 1]: pattern number `pattern` (B,), turned by `turn`; the other three are (B, 1, 1)."""
+    x, y = canvas.x, canvas.y
     along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
     stripes = torch.sin(frequency * along + phase)
     patterns = [
         stripes,
         stripes * torch.sin(frequency * across + phase),  # checks
-        0.6 * draws.normal(*along.shape[1:]),  # grain
+        0.6 * rng.normal(*along.shape[1:]),  # grain
         along,  # a gradient
         torch.sin(frequency * (x * x + y * y).sqrt() + phase),  # rings
     ]
-    mix = torch.stack(patterns, 1).gather(1, pattern[:, None].expand(-1, 1, *along.shape[1:]))[:, 0]
-    share = (0.5 + 0.5 * mix).clamp(0, 1)[:, None]
-    return two + (one - two) * share
+    own = pattern[:, None, None, None].expand(-1, 1, *along.shape[1:])
+    return (0.5 + 0.5 * torch.stack(patterns, 1).gather(1, own)[:, 0]).clamp(0, 1)

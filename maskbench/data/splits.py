@@ -1,4 +1,4 @@
-"""A data set as a run sees it: images, labels, and which part serves which purpose."""
+"""A data set as a run sees it: images, labels, and which split serves which purpose."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -6,15 +6,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 
 VALIDATION_SHARE = 0.1
 
 
 class Split(ABC):
-    """Images by number, in memory or to be read.
+    """Images that are in memory (`Images`) or read when they are needed (`StreamedImages`).
 
-    labels: (N,) int64, on the device on which images are given. objects: (N, H, W) bool, where known.
+    Attributes:
+        labels: (N,) int64, on the device on which `take` puts the images; zeros where images have no labels.
+        objects: (N, H, W) bool, True on the object, or None where it is not known.
     """
 
     labels: Tensor
@@ -25,31 +27,34 @@ class Split(ABC):
 
     @abstractmethod
     def take(self, index: Tensor) -> "Images":
-        """The images of these numbers, in this order, in memory."""
+        """Load the images at `index` (B,) int64, in this order, into memory."""
 
     @abstractmethod
-    def part(self, index: Tensor) -> "Split":
-        """A split of these images, in this order, that are where they are."""
+    def subset(self, index: Tensor) -> "Split":
+        """The images at `index` (B,) int64, in this order, as a split. Streamed images are not read."""
 
     @abstractmethod
     def to(self, device: torch.device) -> "Split":
-        """The same split, whose images are given on `device`."""
+        """The same split, whose `take` puts images on `device`."""
 
-    def bare(self) -> "Split":
-        """The same split without objects, for training, which has no use for them."""
+    def without_objects(self) -> "Split":
+        """The same split without object masks, for training, which does not use them."""
         return self
 
     @abstractmethod
-    def levels(self) -> Tensor:
-        """(C, 256) int64: how many pixels of each channel have each level."""
+    def count_levels(self) -> Tensor:
+        """(C, 256) int64: the number of pixels of each channel that have each level."""
 
 
 @dataclass(frozen=True)
 class Images(Split):
-    """One split in memory.
+    """One split, or a batch of it, in memory. The cache stores these fields by name.
 
-    pixels: (N, C, H, W) uint8. labels: (N,) int64. stretch: (N,) float32, how much wider than tall the original is
-    compared to the stored canvas (1 = stored undistorted). objects: (N, H, W) bool, True on the object, where known.
+    Attributes:
+        pixels: (N, C, H, W) uint8, all on a canvas of one size.
+        labels: (N,) int64, the class of each image.
+        stretch: (N,) float32, aspect of the original (width / height) over that of the canvas; 1 = not distorted.
+        objects: (N, H, W) bool, True on the object, or None where it is not known. They stay on the CPU.
     """
 
     pixels: Tensor
@@ -58,19 +63,19 @@ class Images(Split):
     objects: Tensor | None = None
 
     def take(self, index: Tensor) -> "Images":
-        """The images of these numbers, in this order."""
+        """See `Split`."""
         objects = None if self.objects is None else self.objects[index.to(self.objects.device)]
         return Images(self.pixels[index], self.labels[index], self.stretch[index], objects)
 
-    def part(self, index: Tensor) -> "Images":
-        """What `take` gives."""
+    def subset(self, index: Tensor) -> "Images":
+        """See `Split`."""
         return self.take(index)
 
-    def bare(self) -> "Images":
-        """See `Split`; `take` then asks the device for no number, as it does for objects, which stay on the CPU."""
+    def without_objects(self) -> "Images":
+        """See `Split`. `take` then never waits for the device, as it does to copy the index to the CPU for objects."""
         return replace(self, objects=None)
 
-    def levels(self) -> Tensor:
+    def count_levels(self) -> Tensor:
         """See `Split`."""
         return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in self.pixels.unbind(1)])
 
@@ -85,10 +90,19 @@ class Images(Split):
 class Splits:
     """A data set as a run sees it.
 
-    Pre-training uses all of `train`. Choices are made by fitting on `fit` (numbers into train) and reading
-    `validation`; then everything is refitted on all of train, and the labels of `test` are read once.
-    validation: numbers into train, or a split of its own. classes: their names, none where images have no labels; then
-    test is empty and the labels are zeros. mean, std: (C,) of the training pixels in [0, 1].
+    Pre-training uses all of `train`. Choices are made by fitting on `fit` and scoring on `validation`; then everything
+    is fitted again on all of `train`, and the labels of `test` are read once.
+
+    Attributes:
+        name: Name of the data set.
+        train: The training images.
+        test: The test images; none where images have no labels.
+        validation: Images for choices: (V,) int64 indices into `train`, or a split of its own.
+        fit: (F,) int64 indices into `train`: the images to fit on before a choice.
+        classes: Class names; empty where images have no labels, which are then zeros.
+        fingerprint: Identifies the data set's content in records.
+        mean: (C,) float32, mean of the training pixels in [0, 1].
+        std: (C,) float32, their standard deviation.
     """
 
     name: str
@@ -103,35 +117,41 @@ class Splits:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images in each part."""
+        """Number of images in each part."""
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
     def without_test(self) -> "Splits":
-        """For choices: `fit` is train, and validation takes the place of test, which is not there."""
-        train, held_out = self.train.part(self.fit), self.validation
+        """For choices between settings: `fit` becomes train, and validation takes the place of test."""
+        train, held_out = self.train.subset(self.fit), self.validation
         if isinstance(held_out, Tensor):
-            held_out = self.train.part(held_out)
+            held_out = self.train.subset(held_out)
         return replace(self, train=train, fit=torch.arange(len(train)), validation=held_out, test=held_out)
 
     def to(self, device: torch.device) -> "Splits":
         """The same data set on `device`."""
-        train, test, validation = self.train.to(device), self.test.to(device), self.validation.to(device)
-        fit, mean, std = (part.to(device) for part in (self.fit, self.mean, self.std))
-        return replace(self, train=train, test=test, validation=validation, fit=fit, mean=mean, std=std)
+        return replace(
+            self,
+            train=self.train.to(device),
+            test=self.test.to(device),
+            validation=self.validation.to(device),
+            fit=self.fit.to(device),
+            mean=self.mean.to(device),
+            std=self.std.to(device),
+        )
 
 
 def stratified_order(labels: Tensor) -> Tensor:
-    """(N,) int64: an order fixed by seed 0 in which every prefix holds the classes in proportion."""
-    noise = Draws(keys(torch.arange(len(labels)), 0, "stratified")).uniform()
+    """(N,) int64: an order, fixed by seed 0, in which every prefix holds the classes of `labels` (N,) in proportion."""
+    noise = CounterRNG(sample_keys(torch.arange(len(labels)), 0, "stratified")).uniform()
     by_class = (labels.double() + noise.double() * 0.999).argsort()  # random within a class
     sizes = torch.bincount(labels)
     starts = sizes.cumsum(0) - sizes
     rank = torch.arange(len(labels)) - starts[labels[by_class]]
-    place = (rank + noise[by_class].double()) / sizes[labels[by_class]]
-    return by_class[place.argsort()]
+    quantile = (rank + noise[by_class].double()) / sizes[labels[by_class]]
+    return by_class[quantile.argsort()]
 
 
-def assemble(
+def build_splits(
     name: str,
     train: Split,
     test: Split,
@@ -140,24 +160,30 @@ def assemble(
     fingerprint: str,
     validation: Split | None = None,
 ) -> Splits:
-    """Splits with a validation part.
+    """Make `Splits`, with the mean and standard deviation of the training pixels.
 
-    Without a validation split, a stratified tenth of train (at least one image) is held out for choices.
+    Args:
+        name: As in `Splits`, like all that is not named here.
+        train: The training images.
+        test: The test images.
+        classes: Class names.
+        fingerprint: Identifies the content.
+        validation: A split of its own for choices. Default: hold out a stratified tenth of train, at least one image.
     """
     if validation is None:
         order = stratified_order(train.labels)
-        held_out = max(1, round(VALIDATION_SHARE * len(train)))
-        choice: Tensor | Split = order[:held_out].sort().values
-        fit = order[held_out:].sort().values
+        count = max(1, round(VALIDATION_SHARE * len(train)))
+        held_out: Tensor | Split = order[:count].sort().values
+        fit = order[count:].sort().values
     else:
-        choice, fit = validation, torch.arange(len(train))
-    mean, std = moments(train.levels())
-    return Splits(name, train, test, choice, fit, classes, fingerprint, mean, std)
+        held_out, fit = validation, torch.arange(len(train))
+    mean, std = mean_and_std(train.count_levels())
+    return Splits(name, train, test, held_out, fit, classes, fingerprint, mean, std)
 
 
-def moments(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) mean and standard deviation of pixels scaled to [0, 1], from how many of them have each level (C, 256)."""
-    counts = levels.double()
+def mean_and_std(level_counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) mean and standard deviation of pixels scaled to [0, 1], from how many have each level (C, 256)."""
+    counts = level_counts.double()
     value = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = share @ value

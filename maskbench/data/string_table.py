@@ -1,4 +1,4 @@
-"""Many short texts in little room."""
+"""Many short strings in little memory."""
 
 import os
 from collections.abc import Iterable
@@ -10,26 +10,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Paths or names in two tensors, which processes share; a list of them would cost every process 100 bytes each.
+class StringTable:
+    """Paths or names in two tensors, which processes share. A list would cost each process 100 bytes a string.
 
-    encoded: (bytes,) uint8, one after the other. ends: (N,) int64, where each one ends.
+    Attributes:
+        encoded: (bytes,) uint8, the strings one after the other.
+        ends: (N,) int64, where each string ends.
     """
 
     encoded: Tensor
     ends: Tensor
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        """Any texts, also names of files that are not UTF-8."""
-        parts = [os.fsencode(text) for text in texts]
+    def from_strings(cls, strings: Iterable[str]) -> "StringTable":
+        """Store any strings, also file names that are not UTF-8."""
+        parts = [os.fsencode(string) for string in strings]
         encoded = torch.from_numpy(np.frombuffer(bytearray(b"".join(parts)), np.uint8))
         return cls(encoded, torch.tensor([len(part) for part in parts], dtype=torch.int64).cumsum(0))
 
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, number: int) -> str:
-        ends = self.ends.numpy()  # whose elements are had for a fifth of what torch takes
-        start = ends[number - 1] if number else 0
-        return os.fsdecode(self.encoded.numpy()[start : ends[number]].tobytes())
+    def __getitem__(self, index: int) -> str:
+        ends = self.ends.numpy()  # reading one element takes a fifth of the time that it takes from a tensor
+        start = ends[index - 1] if index else 0
+        return os.fsdecode(self.encoded.numpy()[start : ends[index]].tobytes())

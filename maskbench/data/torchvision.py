@@ -1,59 +1,66 @@
-"""torchvision's small data sets as timm names them: torch/cifar10, torch/mnist, ... Never fetched inside a run."""
+"""torchvision's small data sets as timm names them: torch/cifar10, torch/mnist, ... A run never downloads them."""
 
 import io
 from pathlib import Path
 from typing import Any
 
-from maskbench.data import cache
-from maskbench.data.encoded_images import Encoded, Flat
-from maskbench.errors import UsageError, unknown
+from maskbench.data.cache import cache_folder
+from maskbench.data.encoded_images import EncodedImageWriter
+from maskbench.data.image_source import EncodedDataset, ImageSource
+from maskbench.errors import UsageError, unknown_name
 
 PREFIX = "torch/"
 NAMES = tuple(PREFIX + name for name in ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist"))
-PARTS = {"train": "train", "test": "validation"}  # our split -> timm's name for it
+TIMM_SPLITS = {"train": "train", "test": "validation"}  # our split -> timm's name for it
 
 
-def folder(data_dir: str | None) -> Path:
-    """Where downloads are kept: `data_dir`, else the cache folder."""
-    return Path(data_dir) if data_dir else cache.folder() / "downloads"
+def find_source(dataset: str, data_dir: str | None) -> ImageSource:
+    """The data set `dataset` (torch/NAME), which `download` has put into `data_dir`, or by default the cache folder."""
+    root = _download_folder(data_dir)
+    key = {"dataset": dataset, "root": str(root.resolve())}
+    return ImageSource(dataset.removeprefix(PREFIX), key, lambda unpacked: _read(dataset, root, unpacked))
 
 
-def fetch(dataset: str, data_dir: str | None) -> None:
-    """Download `dataset` if it is not there yet; UsageError where that fails."""
-    for part in PARTS.values():
-        _open(dataset, folder(data_dir), part, download=True)
+def download(dataset: str, data_dir: str | None) -> None:
+    """Download `dataset` (torch/NAME) if it is not there yet. UsageError where that fails."""
+    root = _download_folder(data_dir)
+    for timm_split in TIMM_SPLITS.values():
+        _open(dataset, root, timm_split, download=True)
 
 
-def read(dataset: str, data_dir: str | None, flat: Path) -> tuple[dict[str, Encoded], tuple[str, ...]]:
-    """Splits, written to `flat`, and class names of a downloaded data set; UsageError with the remedy where it is not
-    there."""
-    unpacked, splits, classes = Flat(flat), {}, ()
-    for name, part in PARTS.items():
-        source = _open(dataset, folder(data_dir), part, download=False)
-        classes = tuple(source.classes)
-        splits[name] = unpacked.split(
-            (f"image {number} of {dataset} {name}", int(label), _bmp(image))
-            for number, (image, label) in enumerate(source)
+def _download_folder(data_dir: str | None) -> Path:
+    return Path(data_dir) if data_dir else cache_folder() / "downloads"
+
+
+def _read(dataset: str, root: Path, unpacked: Path) -> EncodedDataset:
+    """Write the images to the file `unpacked`. UsageError with the remedy where they are not downloaded."""
+    writer, splits, classes = EncodedImageWriter(unpacked), {}, ()
+    for split, timm_split in TIMM_SPLITS.items():
+        images = _open(dataset, root, timm_split, download=False)
+        classes = tuple(images.classes)
+        splits[split] = writer.write_split(
+            (f"image {number} of {dataset} {split}", int(label), _encode_bmp(image))
+            for number, (image, label) in enumerate(images)
         )
-    return splits, classes
+    return EncodedDataset(splits, classes)
 
 
-def _bmp(image: Any) -> bytes:
-    """Lossless, and the same bytes everywhere: they are fingerprinted."""
+def _encode_bmp(image: Any) -> bytes:
+    """Lossless, and the same bytes on every machine: fingerprints are made of them."""
     buffer = io.BytesIO()
     image.save(buffer, "BMP")
     return buffer.getvalue()
 
 
-def _open(dataset: str, root: Path, part: str, *, download: bool) -> Any:
+def _open(dataset: str, root: Path, timm_split: str, *, download: bool) -> Any:
     if dataset not in NAMES:
-        raise unknown("data set", dataset, NAMES)
+        raise unknown_name("data set", dataset, NAMES)
     from timm.data import create_dataset
 
     if download:
         root.mkdir(parents=True, exist_ok=True)
     try:
-        return create_dataset(dataset, root=str(root), split=part, download=download)
+        return create_dataset(dataset, root=str(root), split=timm_split, download=download)
     except (RuntimeError, OSError) as error:
         reason = str(error).partition("\n")[0]
         if download:

@@ -1,1 +1,1 @@
-"""Where runs are carried out: local processes, Ray, Slurm."""
+"""Where runs are executed: local processes, Ray, Slurm."""

@@ -1,4 +1,4 @@
-"""Many runs on one machine: several processes, each with a share of the cores, no crash of one touching the others."""
+"""Many runs on one machine: several processes that share its cores and GPUs. A crash of one leaves the others alone."""
 
 import multiprocessing
 import os
@@ -14,57 +14,65 @@ import torch
 from maskbench.config.schema import RunConfig
 from maskbench.errors import Failure
 from maskbench.executors.base import Executor
-from maskbench.executors.worker import Result, Terms, work
+from maskbench.executors.worker import Result, WorkerOptions, execute_in_worker
 from maskbench.runs.plan import Plan
-from maskbench.runtime.cpu import cores
-from maskbench.runtime.hardware import on_device
+from maskbench.runtime.cpu import core_count
+from maskbench.runtime.hardware import with_device
 from maskbench.runtime.interrupt import Interrupted
 from maskbench.strategy import REGISTRY
 
 T = TypeVar("T")
-DIED = "its process died; the same command tries it again from its checkpoint"
+WORKER_DIED = "its process died; the same command tries it again from its checkpoint"
 
 
-class Local(Executor):
-    """`jobs` processes that share cores and GPUs evenly; one that dies is replaced by another. pools: those of them
-    that have been started already."""
+class LocalExecutor(Executor):
+    """`jobs` worker processes that share cores and GPUs evenly. One that dies is replaced.
 
-    loud = True
+    Args:
+        jobs: Number of workers.
+        options: For all of them.
+        workers: Those of them that run already; the others are started.
+    """
 
-    def __init__(self, jobs: int, terms: Terms, pools: Sequence[ProcessPoolExecutor] = ()) -> None:
-        self.jobs, self.terms = jobs, terms
-        self.pools = [*pools, *(_pool(jobs, terms.plugins) for _ in range(jobs - len(pools)))]
+    shares_terminal = True
+
+    def __init__(self, jobs: int, options: WorkerOptions, workers: Sequence[ProcessPoolExecutor] = ()) -> None:
+        self.jobs, self.options = jobs, options
+        self.workers = [*workers, *(_start_worker(jobs, options.plugins) for _ in range(jobs - len(workers)))]
         self.free = list(range(jobs))
         self.running: dict[Future[Result], tuple[int, str]] = {}
 
-    def room(self) -> int:
+    def free_slots(self) -> int:
         return len(self.free)
 
-    def start(self, planned: Sequence[Plan]) -> None:
-        for each in planned:
+    def submit(self, plans: Sequence[Plan]) -> None:
+        for plan in plans:
             number = self.free.pop()
-            self.running[self._submitted(number, _spread(each.config, number))] = (number, each.run_id)
+            self.running[self._submit_to(number, _assign_gpu(plan.config, number))] = (number, plan.run_id)
 
-    def _submitted(self, number: int, config: RunConfig) -> Future[Result]:
-        """The run, begun by process `number`, or by another in its place where it has died while it waited."""
+    def _submit_to(self, number: int, config: RunConfig) -> Future[Result]:
+        """Submit a run to worker `number`, or to a new one in its place where it died while it waited."""
         try:
-            return self.pools[number].submit(_worked, config, self.terms)
+            return self.workers[number].submit(_execute_while_parent_lives, config, self.options)
         except BrokenProcessPool:
-            self.pools[number] = _pool(self.jobs, self.terms.plugins)
-            return self.pools[number].submit(_worked, config, self.terms)
+            self._replace_worker(number)
+            return self.workers[number].submit(_execute_while_parent_lives, config, self.options)
 
-    def landed(self, timeout_s: float) -> list[tuple[str, Result]]:
+    def _replace_worker(self, number: int) -> None:
+        self.workers[number] = _start_worker(self.jobs, self.options.plugins)
+
+    def collect(self, timeout_s: float) -> list[tuple[str, Result]]:
         done, _ = wait(self.running, timeout_s, return_when=FIRST_COMPLETED)
-        return [self._landed(future) for future in done]
+        return [self._take_result(future) for future in done]
 
-    def _landed(self, future: Future[Result]) -> tuple[str, Result]:
+    def _take_result(self, future: Future[Result]) -> tuple[str, Result]:
         number, run_id = self.running.pop(future)
         self.free.append(number)
         try:
             return run_id, future.result()
         except BrokenProcessPool:
-            self.pools[number] = _pool(self.jobs, self.terms.plugins)
-            return run_id, Result(died=DIED)
+            self._replace_worker(number)
+            return run_id, Result(failure=WORKER_DIED)
 
     def stop(self) -> None:
         children = multiprocessing.active_children()
@@ -78,85 +86,92 @@ class Local(Executor):
             raise Failure("stopped at once; the same command goes on from the last checkpoints") from None
 
     def close(self) -> None:
-        for pool in self.pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self.workers:
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
-class Elsewhere:
-    """Calls functions with a configuration in a process of its own, with the share of the cores that one of `jobs` has,
-    so that a strategy that crashes cannot take this process with it. What a function raises is raised here; Failure
-    where its process dies."""
+class IsolatedWorkers:
+    """Calls functions in a process of its own, so that a strategy that crashes cannot take this process with it.
+
+    Args:
+        plugins: To load there.
+        jobs: Workers that will run later; each, and so the one that is called, has its share of the cores.
+    """
 
     def __init__(self, plugins: Sequence[str], jobs: int = 1) -> None:
         self.plugins, self.jobs = plugins, jobs
-        self._process: ProcessPoolExecutor | None = None
-        self._others: list[ProcessPoolExecutor] = []
+        self._worker: ProcessPoolExecutor | None = None
+        self._idle_workers: list[ProcessPoolExecutor] = []
 
     def __call__(self, function: Callable[[RunConfig], T], config: RunConfig) -> T:
-        self._process = self._process or _pool(self.jobs, self.plugins)
+        """Call `function(config)` there. What it raises is raised here; Failure where its process dies."""
+        self._worker = self._worker or _start_worker(self.jobs, self.plugins)
         try:
-            return self._process.submit(function, config).result()
+            return self._worker.submit(function, config).result()
         except BrokenProcessPool:
-            self._process = None
-            raise Failure(f"{config.strategy.name}: its process died when it was tried") from None
+            self._worker = None
+            raise Failure(f"{config.strategy.name}: its process died when a step of it was measured") from None
         except (KeyboardInterrupt, Interrupted):
             for child in multiprocessing.active_children():
                 child.kill()  # Python would wait for its answer before it ends
             raise
 
-    def summon(self) -> None:
-        """Start all of `jobs` processes now, so that they are ready when it is their turn."""
-        if self._process is None:
-            self._process, *self._others = (_pool(self.jobs, self.plugins) for _ in range(self.jobs))
-            for pool in (self._process, *self._others):
-                pool.submit(int)
+    def start_all(self) -> None:
+        """Start all `jobs` workers now, so that they are ready for the runs; `release` hands them over."""
+        if self._worker is None:
+            self._worker, *self._idle_workers = (_start_worker(self.jobs, self.plugins) for _ in range(self.jobs))
+            for worker in (self._worker, *self._idle_workers):
+                worker.submit(int)
 
-    def handed_over(self) -> list[ProcessPoolExecutor]:
-        """The processes that there are, which from now on are somebody else's."""
-        pools = [*([] if self._process is None else [self._process]), *self._others]
-        self._process, self._others = None, []
-        return pools
+    def release(self) -> list[ProcessPoolExecutor]:
+        """Give the workers that run to the caller, who has to shut them down."""
+        workers = [*([] if self._worker is None else [self._worker]), *self._idle_workers]
+        self._worker, self._idle_workers = None, []
+        return workers
 
     def close(self) -> None:
-        """End the processes, if there are any."""
-        for pool in self.handed_over():
-            pool.shutdown()
+        """End the workers, if there are any."""
+        for worker in self.release():
+            worker.shutdown()
 
 
-def _pool(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
-    """One process, spawned, so that it holds nothing of this one's; `jobs` share the cores, one has this process's."""
-    threads = torch.get_num_threads() if jobs == 1 else max(1, cores() // jobs)
+def _start_worker(jobs: int, plugins: Sequence[str]) -> ProcessPoolExecutor:
+    """One process, spawned so that it inherits nothing. With several jobs it gets a share of the cores, else all."""
+    threads = torch.get_num_threads() if jobs == 1 else max(1, core_count() // jobs)
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _begin, (threads, tuple(plugins)))
+    return ProcessPoolExecutor(1, context, _initialize_worker, (threads, tuple(plugins)))
 
 
-def _begin(threads: int, plugins: Sequence[str]) -> None:
-    """Ctrl-C of a terminal reaches every process; only the first one acts on it, and asks the others by SIGTERM. Where
-    that one is killed, each asks itself: concurrent.futures would wait for more to do for ever."""
+def _initialize_worker(threads: int, plugins: Sequence[str]) -> None:
+    """Set up signals, threads and plugins.
+
+    Ctrl-C in a terminal reaches every process. Only the main process acts on it, and sends SIGTERM to its workers. When
+    the main process is killed, each worker sends SIGTERM to itself: concurrent.futures would wait for work for ever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_outlive, daemon=True).start()
+    threading.Thread(target=_terminate_after_parent, daemon=True).start()
     torch.set_num_threads(threads)
     for plugin in plugins:
         REGISTRY.load(plugin)
 
 
-def _outlive() -> None:
-    first = multiprocessing.parent_process()
-    assert first is not None, "begun by it"
-    first.join()
+def _terminate_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "started by it"
+    parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _worked(config: RunConfig, terms: Terms) -> Result:
-    result = work(config, terms)
-    first = multiprocessing.parent_process()
-    if first is not None and not first.is_alive():
+def _execute_while_parent_lives(config: RunConfig, options: WorkerOptions) -> Result:
+    result = execute_in_worker(config, options)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
         os._exit(1)  # the run is saved, and nobody takes the result
     return result
 
 
-def _spread(config: RunConfig, number: int) -> RunConfig:
-    """Process `number`'s run, on its GPU where there are several."""
+def _assign_gpu(config: RunConfig, number: int) -> RunConfig:
+    """The run for worker `number`, with a GPU of its own where there are several."""
     if config.system.device != "cuda" or torch.cuda.device_count() < 2:
         return config
-    return on_device(config, f"cuda:{number % torch.cuda.device_count()}")
+    return with_device(config, f"cuda:{number % torch.cuda.device_count()}")

@@ -1,4 +1,4 @@
-"""Where a set of runs is carried out, and what each of them may use there."""
+"""Which executor executes a set of runs, and what each run may use there."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -6,84 +6,106 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from maskbench.config.schema import RunConfig
-from maskbench.errors import UsageError, unknown
+from maskbench.errors import UsageError, unknown_name
 from maskbench.executors.base import Executor
-from maskbench.executors.local import Local
-from maskbench.executors.ray_cluster import RayCluster
-from maskbench.executors.slurm import Slurm
-from maskbench.executors.worker import Share, Terms
-from maskbench.runtime.cpu import cores
-from maskbench.runtime.hardware import as_on_gpu, on_device, resolve, with_workers
+from maskbench.executors.local import LocalExecutor
+from maskbench.executors.ray_cluster import RayExecutor
+from maskbench.executors.slurm import SbatchOptions, SlurmExecutor
+from maskbench.executors.worker import Resources, WorkerOptions
+from maskbench.runtime import hardware
+from maskbench.runtime.cpu import core_count
+from maskbench.runtime.hardware import resolve_auto_for_gpu, with_device, with_workers
 
-PLACES = ("local", "ray", "slurm")
+EXECUTORS = ("local", "ray", "slurm")
+CLUSTERS = ("ray", "slurm")
 
 
 @dataclass(frozen=True)
-class Place:
-    """The flags of `run` by their names. jobs: runs at a time; None: one here, elsewhere as many as there is room for.
+class Placement:
+    """The flags of `run` that say where runs are executed; the metadata of a field names the executors that take it.
 
-    UsageError for a place that there is not, and for what makes no sense there.
+    Attributes:
+        on: The executor.
+        jobs: Runs at a time; None: one on this machine, on a cluster as many as it starts.
+        cpus_per_run: Cores for each run; None: 1.
+        gpus_per_run: GPUs, or a share of one, for each run; None: 1 where the device is a GPU.
+        memory_per_run: GiB for each run; None: the cluster's default.
+        ray_address: Of the cluster; None: see `RayExecutor`.
+        partition: Of Slurm.
+        time: Time limit of a job, as sbatch takes it.
+        slurm: KEY=VALUE, any option of sbatch.
+
+    Raises:
+        UsageError: An unknown executor, or a flag that does not apply to it.
     """
 
     on: str = "local"
     jobs: int | None = None
-    cpus_per_run: int | None = field(default=None, metadata={"for": ("ray", "slurm")})
-    gpus_per_run: float | None = field(default=None, metadata={"for": ("ray", "slurm")})
-    memory_per_run: float | None = field(default=None, metadata={"for": ("ray", "slurm")})  # GiB
+    cpus_per_run: int | None = field(default=None, metadata={"for": CLUSTERS})
+    gpus_per_run: float | None = field(default=None, metadata={"for": CLUSTERS})
+    memory_per_run: float | None = field(default=None, metadata={"for": CLUSTERS})
     ray_address: str | None = field(default=None, metadata={"for": ("ray",)})
     partition: str | None = field(default=None, metadata={"for": ("slurm",)})
     time: str | None = field(default=None, metadata={"for": ("slurm",)})
-    slurm: Sequence[str] | None = field(default=None, metadata={"for": ("slurm",)})  # KEY=VALUE, any option of sbatch
+    slurm: Sequence[str] | None = field(default=None, metadata={"for": ("slurm",)})
 
     def __post_init__(self) -> None:
-        if self.on not in PLACES:
-            raise unknown("--on", self.on, PLACES)
+        if self.on not in EXECUTORS:
+            raise unknown_name("--on", self.on, EXECUTORS)
         for each in fields(self):
-            where = each.metadata.get("for", PLACES)
-            if getattr(self, each.name) is not None and self.on not in where:
+            applies_to = each.metadata.get("for", EXECUTORS)
+            if getattr(self, each.name) is not None and self.on not in applies_to:
                 flag = each.name.replace("_", "-")
-                raise UsageError(f"--{flag} is for --on {' or '.join(where)}; drop it, or say --on {where[0]}")
+                raise UsageError(
+                    f"--{flag} is for --on {' or '.join(applies_to)}; drop it, or say --on {applies_to[0]}"
+                )
         if self.slurm and any("=" not in each for each in self.slurm):
             raise UsageError("--slurm: write KEY=VALUE as sbatch has it, e.g. --slurm account=vision --slurm qos=low")
         if self.on == "slurm" and self.gpus_per_run is not None and self.gpus_per_run % 1:
             raise UsageError(f"--gpus-per-run {self.gpus_per_run:g}: Slurm gives whole GPUs; --on ray shares them")
 
     @property
-    def at_once(self) -> int:
-        """Runs that go on at the same time, as far as that is known."""
+    def concurrent_runs(self) -> int:
+        """Runs at a time, 1 where the cluster decides."""
         return self.jobs or 1
 
     @property
-    def here(self) -> bool:
-        """Whether runs are carried out on this machine, so that what a step takes can be tried."""
+    def is_local(self) -> bool:
+        """Whether runs are executed on this machine, so that the time of a step can be measured here."""
         return self.on == "local"
 
-    def settled(self, config: RunConfig) -> RunConfig:
-        """The configuration with `auto` as it is meant there, where this machine may have no GPU or workers none; its
-        device is one that there is here, by which it can be checked."""
-        if self.here:
-            return with_workers(config, max(1, cores() // self.at_once)) if self.at_once > 1 else config
-        share = self.share(config)
-        config = with_workers(config, share.cpus)
-        if share.gpus:
-            return as_on_gpu(config)
+    def resolve_auto(self, config: RunConfig) -> RunConfig:
+        """Replace `auto` by what it means where the run is executed: this machine may have a GPU and a worker none.
+
+        The device of the result exists here, so that the configuration can be checked here.
+        """
+        if self.is_local:
+            count = self.concurrent_runs
+            return with_workers(config, max(1, core_count() // count)) if count > 1 else config
+        resources = self.resources(config)
+        config = with_workers(config, resources.cpus)
+        if resources.gpus:
+            return resolve_auto_for_gpu(config)
         if config.system.device not in ("auto", "cpu"):
             raise UsageError(f"--device {config.system.device} --on {self.on} needs --gpus-per-run, e.g. 1 or 0.25")
-        return on_device(config, "cpu")
+        return with_device(config, "cpu")
 
-    def share(self, config: RunConfig) -> Share:
-        """What each run is given; where nothing is said, a GPU if one is asked for or used here."""
+    def resources(self, config: RunConfig) -> Resources:
+        """What each run gets on a cluster; by default a GPU if the configuration names one or would use one here."""
         gpus, device = self.gpus_per_run, config.system.device
         if gpus is None:
-            gpus = float(device.startswith("cuda") or resolve(config).system.device.startswith("cuda"))
-        return Share(self.cpus_per_run or 1, gpus, self.memory_per_run)
+            gpus = float(device.startswith("cuda") or hardware.resolve_auto(config).system.device.startswith("cuda"))
+        return Resources(self.cpus_per_run or 1, gpus, self.memory_per_run)
 
-    def executor(self, terms: Terms, config: RunConfig, pools: Sequence[ProcessPoolExecutor] = ()) -> Executor:
-        """What carries out runs like `config` there. pools: this machine's processes that have been started already."""
+    def create_executor(
+        self, options: WorkerOptions, config: RunConfig, workers: Sequence[ProcessPoolExecutor] = ()
+    ) -> Executor:
+        """The executor for runs like `config`. workers: those on this machine that run already."""
         output = Path(config.output)
         if self.on == "ray":
-            return RayCluster(self.ray_address, self.jobs, self.share(config), terms, output)
+            return RayExecutor(self.ray_address, self.jobs, self.resources(config), options, output)
         if self.on == "slurm":
-            options = dict(each.removeprefix("--").split("=", 1) for each in self.slurm or ())
-            return Slurm(self.partition, self.time, options, self.jobs, self.share(config), terms, output)
-        return Local(self.at_once, terms, pools)
+            extra = dict(each.removeprefix("--").split("=", 1) for each in self.slurm or ())
+            sbatch = SbatchOptions(self.partition, self.time, extra)
+            return SlurmExecutor(sbatch, self.jobs, self.resources(config), options, output)
+        return LocalExecutor(self.concurrent_runs, options, workers)

@@ -1,4 +1,4 @@
-"""How far all runs are, on a terminal: a bar for each that is under way, from what it publishes in its folder."""
+"""Progress bars on a terminal, one for each run under way, from the live status in its folder."""
 
 import time
 from collections.abc import Mapping
@@ -9,31 +9,29 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from maskbench.runs.reporter import Reporter, Terminal
-from maskbench.runs.status import Status, status
+from maskbench.runs.status import Status, read_status
 
-LOOK_EVERY_S = 2.0
+UPDATE_EVERY_S = 2.0
 
 
-class Board(AbstractContextManager["Board"]):
-    """Bars below the lines of `reporter`, where that is a terminal; otherwise nothing."""
+class ProgressBars(AbstractContextManager["ProgressBars"]):
+    """Bars below the lines of `reporter` where that is a terminal; otherwise nothing."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
-        shown = isinstance(reporter, Terminal) and reporter.console.is_terminal
+        console = reporter.console if isinstance(reporter, Terminal) else None
         columns = [
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[words]}"),
             TimeRemainingColumn(compact=True),
         ]
-        self.progress = Progress(
-            *columns, console=reporter.console if isinstance(reporter, Terminal) else None, transient=True,
-            disable=not shown,
-        )  # fmt: skip
-        self.all = self.progress.add_task("all runs", total=total, words="")
+        is_shown = console is not None and console.is_terminal
+        self.progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
+        self.total_bar = self.progress.add_task("all runs", total=total, words="")
         self.bars: dict[str, TaskID] = {}
-        self.looked = 0.0
+        self.updated_at = 0.0
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressBars":
         self.progress.start()
         return self
 
@@ -42,26 +40,24 @@ class Board(AbstractContextManager["Board"]):
     ) -> None:
         self.progress.stop()
 
-    def show(self, done: int, under_way: Mapping[str, Path]) -> None:
-        """The runs under way, by id and folder; every two seconds, however often this is called."""
-        if self.progress.disable or time.monotonic() - self.looked < LOOK_EVERY_S:
+    def update(self, done: int, folders: Mapping[str, Path]) -> None:
+        """Update the bars, at most every UPDATE_EVERY_S. folders: of the runs that are submitted, by run id."""
+        if self.progress.disable or time.monotonic() - self.updated_at < UPDATE_EVERY_S:
             return
-        self.looked = time.monotonic()
-        for run_id in self.bars.keys() - under_way.keys():
+        self.updated_at = time.monotonic()
+        for run_id in self.bars.keys() - folders.keys():
             self.progress.remove_task(self.bars.pop(run_id))
-        running = 0
-        for folder in under_way.values():
-            each = status(folder, lambda: None)
-            if each.state == "running":
-                running += 1
-                self._bar(each)
-        words = f"{done} done, {running} running, {len(under_way) - running} queued"
-        self.progress.update(self.all, completed=done, words=words)
+        statuses = [read_status(folder, lambda: None) for folder in folders.values()]
+        running = [status for status in statuses if status.state == "running"]
+        for status in running:
+            self._update_bar(status)
+        words = f"{done} done, {len(running)} running, {len(folders) - len(running)} queued"
+        self.progress.update(self.total_bar, completed=done, words=words)
 
-    def _bar(self, each: Status) -> None:
-        if each.run_id not in self.bars:
-            self.bars[each.run_id] = self.progress.add_task(each.run_id, total=None, words="")
+    def _update_bar(self, status: Status) -> None:
+        if status.run_id not in self.bars:
+            self.bars[status.run_id] = self.progress.add_task(status.run_id, total=None, words="")
+        words = " ".join([status.note, *status.where.split()[-1:]])
         self.progress.update(
-            self.bars[each.run_id], completed=each.step or 0, total=each.steps or None,
-            words=" ".join([each.note, *each.where.split()[-1:]]),
-        )  # fmt: skip
+            self.bars[status.run_id], completed=status.step or 0, total=status.steps or None, words=words
+        )

@@ -1,4 +1,4 @@
-"""One run in a worker process, on whichever machine that is."""
+"""One run in a worker process, on this machine or another."""
 
 import os
 import socket
@@ -14,32 +14,46 @@ from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord
 from maskbench.runs.execution import Failed
 from maskbench.runs.lease import Busy
-from maskbench.runs.live_status import Published
-from maskbench.runs.plan import plan
+from maskbench.runs.live_status import StatusReporter
+from maskbench.runs.plan import make_plan
 from maskbench.runs.reporter import Terminal
-from maskbench.runs.run import attempted
-from maskbench.runs.trackers import Tracked, trackers
+from maskbench.runs.run import run_or_read
+from maskbench.runs.trackers import TrackingReporter, create_trackers
 from maskbench.runtime.interrupt import Interrupted
 from maskbench.strategy import REGISTRY
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What holds for every run of a set. plugins: to load. checkpoint_every: see `Attempt`. track: names of trackers.
-    threads: of a run; None: those that the process has. folder: where relative paths begin; None: where the process is.
-    token: a file that shows that the worker sees the results folder; None: it is on the same machine."""
+class WorkerOptions:
+    """Options of all workers of a set of runs.
+
+    Attributes:
+        plugins: To load.
+        checkpoint_every: Seconds between checkpoints; None: the default.
+        track: Names of trackers.
+        threads: Of a run; None: as many as the process has.
+        working_directory: Where relative paths begin; None: where the process is.
+        shared_file: A file in the results folder, by which a worker on another machine checks that it sees the same
+            folder; None: no check.
+    """
 
     plugins: Sequence[str] = ()
     checkpoint_every: float | None = None
     track: Sequence[str] = ()
     threads: int | None = None
-    folder: str | None = None
-    token: str | None = None
+    working_directory: str | None = None
+    shared_file: str | None = None
 
 
 @dataclass(frozen=True)
-class Share:
-    """What a run is given on a cluster: whole cores, which are its threads; GPUs, or a share of one; memory."""
+class Resources:
+    """What a run gets on a cluster.
+
+    Attributes:
+        cpus: Whole cores, which are its threads.
+        gpus: GPUs, or a share of one.
+        memory_gib: GiB of memory; None: the cluster's default.
+    """
 
     cpus: int = 1
     gpus: float = 0.0
@@ -50,86 +64,97 @@ class Share:
         return None if self.memory_gib is None else int(self.memory_gib * 2**30)
 
     def __str__(self) -> str:
-        parts = [f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}"]
-        parts += [f"{self.gpus:g} GPU"] if self.gpus else []
-        parts += [f"{self.memory_gib:g} GiB of memory"] if self.memory_gib else []
-        return " and ".join(parts)
+        amounts = [f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}"]
+        amounts += [f"{self.gpus:g} GPU"] if self.gpus else []
+        amounts += [f"{self.memory_gib:g} GiB of memory"] if self.memory_gib else []
+        return " and ".join(amounts)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker made of a run: its record, or else who is at it, or that it was saved because the worker was asked
-    to stop, or what became of it, or what the user can put right. said: lines that were not shown to anybody yet."""
+    """What became of a run in a worker; one of the first five is set.
+
+    Attributes:
+        record: Its record.
+        holder: The process that holds the run, so that this one did not begin it.
+        interrupted: The worker had to stop, and the run is saved.
+        failure: Why there is no record.
+        usage_error: What the user has to put right.
+        messages: Lines that the user may not have seen yet.
+    """
 
     record: RunRecord | None = None
-    busy: str | None = None
+    holder: str | None = None
     interrupted: str | None = None
-    died: str | None = None
-    refused: str | None = None
-    said: Sequence[str] = ()
+    failure: str | None = None
+    usage_error: str | None = None
+    messages: Sequence[str] = ()
 
 
-class Scribe(Terminal):
+class RecordingTerminal(Terminal):
     """Keeps the lines that it writes to stderr, which on another machine is a log file."""
 
     def __init__(self) -> None:
         super().__init__(bar=False)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def note(self, text: str) -> None:
         super().note(text)
-        self.said.append(text)
+        self.messages.append(text)
 
 
-def work(config: RunConfig, terms: Terms, wait: bool = False) -> Result:
-    """One run, in this process. wait: for another process that is at it, which otherwise is the result."""
-    scribe = Scribe()
+def execute_in_worker(config: RunConfig, options: WorkerOptions, wait: bool = False) -> Result:
+    """Execute one run in this process. wait: for another process that holds the run, instead of returning its name."""
+    terminal = RecordingTerminal()
     try:
-        settle_in(terms)
-        reporter = Published(Tracked(scribe, trackers(terms.track)))
-        planned = plan(config)
-
-        def waiting(holder: str) -> None:
-            scribe.note(f"{planned.run_id} is {holder}; waiting")
-
-        record = attempted(planned, reporter, terms.checkpoint_every, waiting if wait else None)
-        return Result(record, said=scribe.said)
-    except Failed as failure:
-        scribe.note(str(failure))
-        return Result(failure.record, said=scribe.said)
+        return Result(_execute(config, options, wait, terminal), messages=terminal.messages)
+    except Failed as failed:
+        terminal.note(str(failed))
+        return Result(failed.record, messages=terminal.messages)
     except Busy as busy:
-        return Result(busy=str(busy))
+        return Result(holder=str(busy))
     except Interrupted as interruption:
-        return Result(interrupted=str(interruption), said=scribe.said)
+        return Result(interrupted=str(interruption), messages=terminal.messages)
     except UsageError as error:
-        return Result(refused=str(error))
+        return Result(usage_error=str(error))
     except Failure as failure:
-        return Result(died=str(failure), said=scribe.said)
-    except Exception as error:  # of ours, or of a plugin: the other runs go on
+        return Result(failure=str(failure), messages=terminal.messages)
+    except Exception as error:  # of maskbench, or of a plugin: the other runs go on
         traceback.print_exc()
-        return Result(died=f"it could not begin: {type(error).__name__}: {error}", said=scribe.said)
+        return Result(failure=f"it could not begin: {type(error).__name__}: {error}", messages=terminal.messages)
 
 
-def settle_in(terms: Terms) -> None:
-    """Make this process one that does runs on these terms. UsageError where it does not share the results folder."""
-    if terms.folder is not None:
-        _enter(Path(terms.folder))
-    if terms.token is not None and not Path(terms.token).exists():
-        raise _not_shared(Path(terms.token).parent)
-    if terms.threads is not None:
-        torch.set_num_threads(terms.threads)
-    for plugin in terms.plugins:
+def _execute(config: RunConfig, options: WorkerOptions, wait: bool, terminal: RecordingTerminal) -> RunRecord:
+    set_up_worker(options)
+    reporter = StatusReporter(TrackingReporter(terminal, create_trackers(options.track)))
+    plan = make_plan(config)
+
+    def note_waiting(holder: str) -> None:
+        terminal.note(f"{plan.run_id} is {holder}; waiting")
+
+    return run_or_read(plan, reporter, options.checkpoint_every, note_waiting if wait else None)
+
+
+def set_up_worker(options: WorkerOptions) -> None:
+    """Prepare this process for runs with these options. UsageError where it does not see the results folder."""
+    if options.working_directory is not None:
+        _change_directory(Path(options.working_directory))
+    if options.shared_file is not None and not Path(options.shared_file).exists():
+        raise _not_shared_error(Path(options.shared_file).parent)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    for plugin in options.plugins:
         REGISTRY.load(plugin)
 
 
-def _enter(folder: Path) -> None:
+def _change_directory(folder: Path) -> None:
     try:
         os.chdir(folder)
     except OSError:
-        raise _not_shared(folder) from None
+        raise _not_shared_error(folder) from None
 
 
-def _not_shared(folder: Path) -> UsageError:
+def _not_shared_error(folder: Path) -> UsageError:
     return UsageError(
         f"{socket.gethostname()} does not see {folder.absolute()} as it is here; results and working directory must "
         f"lie on a file system that all machines share: choose another --output"

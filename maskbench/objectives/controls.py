@@ -1,4 +1,4 @@
-"""The two rows that make a table readable: what no training gives, and what labels give."""
+"""The controls, two rows that make a table readable: an encoder without training, and one trained on the labels."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from maskbench.core.grid import Grid
-from maskbench.core.step_output import precise
+from maskbench.core.step_output import at_least_float32
 from maskbench.models.encoder import Encoder
-from maskbench.objective import Examples, Head, Objective, Outcome, register
+from maskbench.objective import Examples, Head, Objective, StepOutput, register
 
 
 @register("random-init")
@@ -22,35 +22,39 @@ class RandomInit(Objective):
     trains: ClassVar[bool] = False
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
-        return Untrained(encoder)
+        return UntrainedHead(encoder)
 
 
 @register("supervised")
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Objective):
-    """The encoder trained on the labels, same data, crops and budget: what the self-supervised ones are up against.
+    """The encoder trained on the labels, with the same data, crops and budget as the self-supervised ones.
 
-    A linear classifier reads the class token and the mean patch side by side, so that both, which the probes read
-    apart, are trained; cross-entropy.
+    A linear classifier reads the class token and the mean patch side by side, so that both are trained, because the
+    probes read them apart. The loss is cross-entropy.
     """
 
     control: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
-        return Classifier(encoder, classes)
+        return SupervisedHead(encoder, classes)
 
 
-class Untrained(Head):
+class UntrainedHead(Head):
+    """An encoder that stays as it is."""
+
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, given: Examples) -> Outcome:
-        raise AssertionError("random-init is never trained")
+    def forward(self, examples: Examples) -> StepOutput:
+        raise AssertionError("this encoder is never trained")
 
 
-class Classifier(Head):
+class SupervisedHead(Head):
+    """A linear classifier of the class token and the mean patch."""
+
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
@@ -59,6 +63,6 @@ class Classifier(Head):
         nn.init.zeros_(self.classify.bias)
         nn.init.normal_(self.classify.weight, std=0.01)
 
-    def forward(self, given: Examples) -> Outcome:
-        features = torch.cat(list(self.encoder.pooled(given.view.images).values()), 1)
-        return Outcome(F.cross_entropy(precise(self.classify(features)), given.labels))
+    def forward(self, examples: Examples) -> StepOutput:
+        features = torch.cat(list(self.encoder.pooled_features(examples.view.images).values()), 1)
+        return StepOutput(F.cross_entropy(at_least_float32(self.classify(features)), examples.labels))

@@ -1,22 +1,25 @@
-"""Self-distillation: a student agrees with its own moving average across crops (DINO) and on hidden tokens (iBOT)."""
+"""Self-distillation across crops: a student predicts the output of a teacher, its own moving average.
+
+This is the common part of `dino` and `ibot`: student, EMA teacher, projection heads, centring, temperature schedule and
+the loss of the class token over multi-crop pairs.
+"""
 
 import dataclasses
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench.core.grid import Grid
-from maskbench.core.step_output import precise
+from maskbench.core.step_output import at_least_float32
 from maskbench.errors import UsageError
-from maskbench.models.ema_teacher import Teacher
-from maskbench.models.encoder import Encoded, Encoder, raster_order
-from maskbench.objective import Examples, Head, LearnsFrom, Outcome, Recipe, register
+from maskbench.models.ema_teacher import EMATeacher
+from maskbench.models.encoder import Encoder
+from maskbench.models.tokens import EncodedTokens
+from maskbench.objective import Examples, Head, LearnsFrom, Recipe, StepOutput
+from maskbench.objectives.projection_head import ProjectionHead
 from maskbench.objectives.two_crops import TwoCrops
 from maskbench.runtime import distributed
 
@@ -24,25 +27,15 @@ Positive = Annotated[float, Field(gt=0)]
 Scale = Annotated[float, Field(gt=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Places = Tensor | tuple[Tensor, ...]  # (B, count) int64, as many in each row; or (M,) rows and (M,) columns
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(TwoCrops):
-    """What the two have in common.
-
-    Beside the two full-size crops, `local_crops` smaller ones, which the strategy does not touch and the student alone
-    sees. The teacher is the moving average of encoder and projector, its momentum rising from `momentum` to 1 along a
-    half cosine; it sees the clean crops. The projector: linear layers with GELU to `hidden`, then to `bottleneck`, unit
-    length, and weight vectors of unit length for `prototypes`; they stay as they are for the first `frozen` share of
-    the training. Teacher's answers: softmax at a temperature that rises linearly from `teacher_temperature_start` to
-    `teacher_temperature` over the `warmup` share of the training, after the running mean (momentum `centring`) is taken
-    away. Linear layers start truncated normal (0.02), biases at 0, as published.
-    """
+    """The parameters that `dino` and `ibot` share; `Dino` says what they do."""
 
     version: ClassVar[int] = 2  # 1 blurred local crops less than published
     learns_from: ClassVar[LearnsFrom] = "crops"
-    paints: ClassVar[bool] = False
+    predicts_pixels: ClassVar[bool] = False
 
     hidden: Count = 2048
     bottleneck: Count = 256
@@ -65,217 +58,176 @@ class Distillation(TwoCrops):
             recipe, local=self.local_crops, local_size=self.local_size, local_scale=self.local_scale
         )
 
-    def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
+    def ensure_class_token(self, encoder: Encoder) -> None:
+        """Raise UsageError where the encoder has none."""
         if encoder.vit.cls_token is None:
             raise UsageError(
                 f"objective {self.name} needs a class token, which this model has not; choose another model"
             )
-        return DistillationHead(self, encoder, self.recipe(channels))
 
-
-@register("dino")
-@dataclass(frozen=True, kw_only=True)
-class Dino(Distillation):
-    """The student's class token in each crop predicts the teacher's in the other full-size ones.
-
-    Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.14294. With a
-    strategy that hides or degrades, the student's full-size crops are so changed: AttMask's second setting (arXiv
-    2203.12719). Hidden tokens become mask tokens. No deviation known but for colours (maskbench.data.color_jitter).
-    """
-
-
-@register("ibot")
-@dataclass(frozen=True, kw_only=True)
-class Ibot(Distillation):
-    """dino, and the student's hidden tokens predict the teacher's answers for the same places.
-
-    Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, arXiv 2111.07832; AttMask's first
-    setting. The error over an image's hidden tokens is averaged, and then over images, those with nothing hidden
-    counting as 0. `shared`: one projector for class token and patches, as published for ViT. Tokens that the strategy
-    throws away are left out of the student's sequence. Deviations: colours (maskbench.data.color_jitter); the running
-    mean of patches is that of the hidden ones, which alone are projected, where the reference's is that of all.
-    """
-
-    learns_from: ClassVar[LearnsFrom] = "tokens"
-
-    shared: bool = True
-    token_weight: Annotated[float, Field(ge=0)] = 1.0
-    token_temperature_start: Positive = 0.04
-    token_temperature: Positive = 0.07
-
-
-class Projector(nn.Module):
-    """(..., D) tokens to (..., prototypes) cosines."""
-
-    def __init__(self, width: int, given: Distillation) -> None:
-        super().__init__()
-        sizes = [width, *[given.hidden] * (given.layers - 1), given.bottleneck]
-        linears = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
-        self.mlp = nn.Sequential(*[part for linear in linears[:-1] for part in (linear, nn.GELU())], linears[-1])
-        self.prototypes = nn.Parameter(torch.empty(given.prototypes, given.bottleneck))
-        for linear in linears:
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-        nn.init.normal_(self.prototypes)
-
-    def forward(self, tokens: Tensor, *, frozen: bool = False) -> Tensor:
-        prototypes = F.normalize(self.prototypes, dim=-1)
-        return F.normalize(self.mlp(tokens), dim=-1) @ (prototypes.detach() if frozen else prototypes).T
+    def build_projection_head(self, encoder: Encoder) -> ProjectionHead:
+        return ProjectionHead(
+            encoder.width,
+            hidden=self.hidden,
+            bottleneck=self.bottleneck,
+            layers=self.layers,
+            prototypes=self.prototypes,
+        )
 
 
 class Student(nn.Module):
-    """What the teacher is the moving average of."""
+    """The encoder and its projection heads, of which the teacher is the moving average.
 
-    def __init__(self, encoder: Encoder, given: Distillation) -> None:
+    Attributes:
+        encoder: The encoder in training.
+        of_class: Projection head of the class token.
+        of_patch: Projection head of the patches, for a masked-token loss. The names are keys of checkpoints.
+    """
+
+    def __init__(self, encoder: Encoder, of_class: ProjectionHead, of_patch: ProjectionHead | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.of_class = Projector(encoder.width, given)
-        self.of_patch: Projector | None = None
-        if isinstance(given, Ibot):
-            self.of_patch = self.of_class if given.shared else Projector(encoder.width, given)
+        self.of_class = of_class
+        self.of_patch = of_patch
 
 
 class DistillationHead(Head):
-    offers: ClassVar[frozenset[str]] = frozenset({"attention", "features"})
+    """Student and teacher, and the loss between their class tokens.
 
-    def __init__(self, given: Distillation, encoder: Encoder, recipe: Recipe) -> None:
+    Attributes:
+        config: The objective.
+        student: What is trained.
+        teacher: Its moving average, which sees the clean crops.
+        class_centre: (prototypes,) running mean of the teacher's outputs for class tokens.
+        patch_centre: The same for patches. `dino` leaves it at 0.
+        temperature: () the teacher's temperature at this step.
+        prototypes_frozen: Whether the prototypes stay as they are at this step.
+    """
+
+    provides_signals: ClassVar[frozenset[str]] = frozenset({"attention", "features"})
+
+    def __init__(self, config: Distillation, student: Student, recipe: Recipe) -> None:
         super().__init__()
-        self.given, self.recipe = given, recipe
-        self.student = Student(encoder, given)
-        self.teacher = Teacher(self.student, given.momentum)
-        self._answered: dict[int, tuple[list[Tensor], list[int]]] = {}  # means and counts of a batch's parts so far
+        self.config, self.recipe = config, recipe
+        self.student = student
+        self.teacher = EMATeacher(student, config.momentum)
+        self._pending: dict[str, tuple[list[Tensor], list[int]]] = {}  # means and counts of micro-batches, by centre
         self.class_centre: Tensor
         self.patch_centre: Tensor
-        self.register_buffer("class_centre", torch.zeros(given.prototypes))
-        self.register_buffer("patch_centre", torch.zeros(given.prototypes))
+        self.register_buffer("class_centre", torch.zeros(config.prototypes))
+        self.register_buffer("patch_centre", torch.zeros(config.prototypes))
         self.temperature: Tensor
-        self.token_temperature: Tensor
         self.register_buffer("temperature", torch.zeros(()), persistent=False)
-        self.register_buffer("token_temperature", torch.zeros(()), persistent=False)
-        self._schedule(0.0)
+        self.update_schedules(0.0)
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
         return self.student.encoder
 
     @property
-    def taught(self) -> Student:
+    def teacher_network(self) -> Student:
         """The teacher's counterpart of the student."""
         assert isinstance(self.teacher.copy, Student)
         return self.teacher.copy
 
     @torch.no_grad()
     def prepare(self, clean: tuple[Tensor, ...], progress: float) -> None:
-        self._schedule(progress)
+        self.update_schedules(progress)
         for images in clean:
-            self.teacher.look(images)
+            self.teacher.encode_with_attention(images)  # computed once, for the strategy and for `forward`
 
     def attention(self, images: Tensor) -> Tensor:
-        """(B, N) the teacher's, of the class token in the last block."""
-        return self.teacher.look(images)[1]
+        """(B, N) the teacher's attention of the class token in the last block."""
+        return self.teacher.encode_with_attention(images)[1]
 
     def features(self, images: Tensor) -> Tensor:
         """(B, N, D) the teacher's last tokens."""
-        return self.teacher.look(images)[0].patches
+        return self.teacher.encode_with_attention(images)[0].patches
 
-    def forward(self, given: Examples) -> Outcome:
-        seen = [self.encoder.with_mask_tokens(view) for view in given.views]
-        tokens = [encoded.prefix[:, 0] for encoded in seen]
-        tokens += [self.encoder(images).prefix[:, 0] for images in given.local]
-        answers = [precise(self.student.of_class(token, frozen=self.frozen)) for token in tokens]
+    def forward(self, examples: Examples) -> StepOutput:
+        student, teacher = self.encode_crops(examples)
+        loss, logs = self.class_loss(examples, student, teacher)
+        return StepOutput(loss, logs=logs)
+
+    def encode_crops(self, examples: Examples) -> tuple[list[EncodedTokens], list[EncodedTokens]]:
+        """Each full-size crop: the student's tokens of the strategy's view, and the teacher's of the clean crop."""
+        student = [self.encoder.encode_with_mask_tokens(view) for view in examples.views]
         with torch.no_grad():
-            taught = [self.teacher.look(images)[0] for images in given.clean]
-            known = [precise(self.taught.of_class(encoded.prefix[:, 0])) for encoded in taught]
-            targets = [((answer - self.class_centre) / self.temperature).softmax(-1) for answer in known]
-        loss = self.class_loss(answers, targets)
-        logs = {"loss/class": loss.detach(), **entropies(torch.cat(targets))}
-        if isinstance(self.given, Ibot):
-            token_loss = self.token_loss(self.given, given, seen, taught)
-            logs["loss/token"] = token_loss.detach()
-            loss = loss + self.given.token_weight * token_loss
-        if self.training:
-            self._centre(self.class_centre, torch.cat(known), given.last)
-        return Outcome(loss, logs=logs)
+            teacher = [self.teacher.encode_with_attention(images)[0] for images in examples.clean]
+        return student, teacher
 
-    def class_loss(self, answers: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """The mean cross-entropy (B, prototypes) over all pairs of a teacher's crop and another crop of the student."""
-        pairs = [
-            cross_entropy(answer / self.given.student_temperature, target).mean()
-            for taught, target in enumerate(targets)
-            for crop, answer in enumerate(answers)
-            if crop != taught
-        ]
-        return torch.stack(pairs).mean()
-
-    def token_loss(self, ibot: Ibot, given: Examples, seen: list[Encoded], taught: list[Encoded]) -> Tensor:
-        """The mean over crops and images of the mean cross-entropy over hidden tokens, 0 where none is."""
-        project, teach = self.student.of_patch, self.taught.of_patch
-        assert project is not None and teach is not None, "ibot has them"
-        losses, known = [], []
-        for view, student, teacher in zip(given.views, seen, taught, strict=True):
-            hidden = view.recovered
-            assert hidden is not None, "checked by maskbench.objectives.compatibility"
-            even = view.length is not None and view.thrown is None and view.replaced is None
-            places = _places(hidden, hidden.shape[1] - (view.length or 0) if even else None)
-            with torch.no_grad():
-                answer = precise(teach(_picked(teacher.patches, places)))
-                target = ((answer - self.patch_centre) / self.token_temperature).softmax(-1)
-                known.append(answer)
-            predicted = precise(project(_picked(student.patches, places), frozen=self.frozen))
-            errors = _put(cross_entropy(predicted / ibot.student_temperature, target), places, hidden.shape)
-            losses.append((errors.sum(1) / hidden.sum(1).clamp_min(1)).mean())
+    def class_loss(
+        self, examples: Examples, student: list[EncodedTokens], teacher: list[EncodedTokens]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the class token over all multi-crop pairs, and what is logged of it."""
+        tokens = [encoded.prefix[:, 0] for encoded in student]
+        tokens += [self.encoder(images).prefix[:, 0] for images in examples.local]
+        predictions = [self.project(self.student.of_class, token) for token in tokens]
+        with torch.no_grad():
+            outputs = [at_least_float32(self.teacher_network.of_class(encoded.prefix[:, 0])) for encoded in teacher]
+            targets = [((output - self.class_centre) / self.temperature).softmax(-1) for output in outputs]
+        loss = multi_crop_loss(predictions, targets, self.config.student_temperature)
         if self.training:
-            self._centre(self.patch_centre, torch.cat(known), given.last)
-        return torch.stack(losses).mean()
+            self.update_centre("class_centre", torch.cat(outputs), examples.last)
+        return loss, {"loss/class": loss.detach(), **entropies(torch.cat(targets))}
+
+    def project(self, head: ProjectionHead, tokens: Tensor) -> Tensor:
+        """The student's logits (..., prototypes) before the temperature."""
+        return at_least_float32(head(tokens, frozen=self.prototypes_frozen))
 
     def after_step(self, progress: float) -> None:
-        """The teacher follows, more slowly the later."""
-        start = self.given.momentum
+        """Move the teacher towards the student. Its momentum rises to 1 along a half cosine."""
+        start = self.config.momentum
         self.teacher.momentum = 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2
         self.teacher.update(self.student)
 
+    def update_schedules(self, progress: float) -> None:
+        """Set what depends on progress.
+
+        The temperature is a tensor, so that a compiled step is not compiled again for each value. `prototypes_frozen`
+        is none: the step is compiled a second time when the prototypes start to train.
+        """
+        config = self.config
+        self.prototypes_frozen = progress < config.frozen
+        start, end = config.teacher_temperature_start, config.teacher_temperature
+        self.temperature.fill_(self.temperature_at(progress, start, end))
+
+    def temperature_at(self, progress: float, start: float, end: float) -> float:
+        """A teacher temperature: linear from `start` to `end` over the `warmup` share of the training, then `end`."""
+        warmup = self.config.warmup
+        return start + (end - start) * (min(1.0, progress / warmup) if warmup else 1.0)
+
     @torch.no_grad()
-    def _centre(self, centre: Tensor, answers: Tensor, last: bool) -> None:
-        """Move a running mean towards the answers (n, prototypes) of the whole batch, once its last part is there."""
-        means, counts = self._answered.setdefault(id(centre), ([], []))
-        means.append(answers.mean(0).to(centre))
-        counts.append(len(answers))
+    def update_centre(self, name: str, outputs: Tensor, last: bool) -> None:
+        """Move the buffer `name` towards the mean of the teacher's outputs (n, prototypes) over the global batch.
+
+        This happens once its last micro-batch is there.
+        """
+        centre: Tensor = getattr(self, name)
+        means, counts = self._pending.setdefault(name, ([], []))
+        means.append(outputs.mean(0).to(centre))
+        counts.append(len(outputs))
         if last:
-            centre.lerp_(distributed.pooled(means, counts, otherwise=centre), 1 - self.given.centring)
-            del self._answered[id(centre)]
-
-    def _schedule(self, progress: float) -> None:
-        """What depends on the share of the training done. The temperatures are tensors so that a compiled step is not
-        compiled again for each; it is once, where the prototypes thaw."""
-        given = self.given
-        warm = min(1.0, progress / given.warmup) if given.warmup else 1.0
-        start, end = given.teacher_temperature_start, given.teacher_temperature
-        self.frozen = progress < given.frozen
-        self.temperature.fill_(start + (end - start) * warm)
-        if isinstance(given, Ibot):
-            start, end = given.token_temperature_start, given.token_temperature
-            self.token_temperature.fill_(start + (end - start) * warm)
+            mean = distributed.all_reduce_weighted_mean(means, counts, default=centre)
+            centre.lerp_(mean, 1 - self.config.centring)
+            del self._pending[name]
 
 
-def _places(where: Tensor, count: int | None) -> Places:
-    """The True places of `where` (B, N), row by row. count: how many there are in every row; where it is None, the
-    device is asked, and waited for."""
-    return tuple(where.nonzero(as_tuple=True)) if count is None else raster_order(where, count)
+def multi_crop_loss(predictions: list[Tensor], targets: list[Tensor], temperature: float) -> Tensor:
+    """Mean cross-entropy of all pairs of a teacher's crop and another crop of the student.
 
-
-def _picked(tokens: Tensor, places: Places) -> Tensor:
-    """(M, D): the tokens (B, N, D) at M places."""
-    if isinstance(places, tuple):
-        return tokens[places]
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1])).flatten(0, 1)
-
-
-def _put(values: Tensor, places: Places, shape: torch.Size) -> Tensor:
-    """(B, N): the values (M,) at M places, 0 elsewhere. `masked_scatter` would wait for the device on its way back."""
-    zeros = values.new_zeros(shape)
-    if isinstance(places, tuple):
-        return zeros.index_put(places, values)
-    return zeros.scatter(1, places, values.view_as(places))
+    Args:
+        predictions: (B, prototypes) logits of each crop by the student: the full-size crops, then the local ones.
+        targets: (B, prototypes) probabilities of each full-size crop by the teacher.
+        temperature: The student's.
+    """
+    pairs = [
+        cross_entropy(prediction / temperature, target).mean()
+        for teacher_crop, target in enumerate(targets)
+        for student_crop, prediction in enumerate(predictions)
+        if student_crop != teacher_crop
+    ]
+    return torch.stack(pairs).mean()
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -286,11 +238,11 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def entropies(targets: Tensor) -> dict[str, Tensor]:
     """How far the teacher is from collapse, as shares of the largest possible entropy.
 
-    of each answer (B, prototypes), 1 where all prototypes get the same; of the mean answer, 0 where all images get the
-    same prototype.
+    Of each output (B, prototypes): 1 where all prototypes are equally likely. Of the mean output: 0 where all images
+    get the same prototype.
     """
     largest = math.log(targets.shape[-1])
-    mean = distributed.mean(targets.mean(0))
+    mean = distributed.all_reduce_mean(targets.mean(0))
     return {
         "teacher/entropy": torch.special.entr(targets).sum(-1).mean() / largest,
         "teacher/entropy-of-mean": torch.special.entr(mean).sum() / largest,

@@ -1,4 +1,4 @@
-"""An encoder from elsewhere, so that it can stand in the same table."""
+"""A pretrained encoder as an objective that trains nothing, so that it can stand in the same table."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +7,7 @@ from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder
 from maskbench.objective import Head, Objective, register
-from maskbench.objectives.controls import Untrained
+from maskbench.objectives.controls import UntrainedHead
 
 
 @register("external")
@@ -15,8 +15,8 @@ from maskbench.objectives.controls import Untrained
 class External(Objective):
     """An encoder trained elsewhere, as it is; `maskbench probe` makes runs of it.
 
-    source: as for maskbench.models.pretrained.read_encoder. label: what tables call it. digest: of its weights, which
-    are what a run is known by, wherever they lie.
+    `source`: as for maskbench.models.encoder_sources.read_encoder. `label`: its name in tables. `digest`: of its
+    weights, by which a run is known wherever they are stored.
     """
 
     source: str = ""
@@ -27,12 +27,13 @@ class External(Objective):
     trains: ClassVar[bool] = False
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
-        from maskbench.models.pretrained import load_into, read_encoder
+        from maskbench.models.encoder_sources import read_encoder
+        from maskbench.models.pretrained import load_weights
 
         if not self.source:
             raise UsageError("objective external needs an encoder; use `maskbench probe ENCODER`")
-        foreign = read_encoder(self.source)
-        if foreign.digest != self.digest:
+        pretrained = read_encoder(self.source)
+        if pretrained.digest != self.digest:
             raise UsageError(f"{self.source} has changed since; use `maskbench probe {self.source}`")
-        load_into(encoder.vit, foreign.state, foreign.grid)
-        return Untrained(encoder)
+        load_weights(encoder.vit, pretrained.state, pretrained.grid)
+        return UntrainedHead(encoder)

@@ -1,21 +1,24 @@
-"""What objectives that compare several crops of an image have in common."""
+"""What objectives that compare two crops of an image have in common."""
 
 from dataclasses import dataclass, replace
 
-from maskbench.data.color_jitter import Colours
+from maskbench.data.color_jitter import ColorJitter
 from maskbench.errors import UsageError
 from maskbench.objective import Objective, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoCrops(Objective):
-    """Two crops of the run's size, from `data.crop_scale`, which the strategy degrades. `colour`: BYOL's changes of
-    colour, the two crops blurred with chance 1 and 0.1, solarised with 0 and 0.2, small ones blurred with 0.5."""
+    """Two crops of the run's size, from `data.crop_scale`, which the strategy degrades.
+
+    `colour`: BYOL's changes of colour. The two crops are blurred with probability 1 and 0.1 and solarised with 0 and
+    0.2; smaller crops are blurred with 0.5.
+    """
 
     colour: bool = True
 
     def recipe(self, channels: int) -> Recipe:
-        """The crops; UsageError where colours are to be changed and there are none."""
+        """The crops. UsageError where colours are to be changed and the images have none."""
         if not self.colour:
             return Recipe((None, None))
         if channels != 3:
@@ -23,6 +26,6 @@ class TwoCrops(Objective):
                 f"objective {self.name} changes colours, which images of {channels} channels have not; "
                 f"add :colour=false to it"
             )
-        base = Colours()
-        full = (replace(base, blur=1.0), replace(base, blur=0.1, solarise=0.2))
+        base = ColorJitter()
+        full = (replace(base, blur=1.0), replace(base, blur=0.1, solarize=0.2))
         return Recipe(full, local_colours=replace(base, blur=0.5))

@@ -1,4 +1,4 @@
-"""A learnt query over frozen patch tokens."""
+"""Attentive probing: a learnt query over frozen patch tokens."""
 
 import copy
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskbench.core.rng import seed_for
+from maskbench.core.rng import derive_seed
 from maskbench.data.splits import Split
 from maskbench.probe import Probe, ProbeResult, Subject, accuracy, register
 from maskbench.runtime.hardware import autocast
 from maskbench.training.crops import labelled_batches
-from maskbench.training.schedules import scheduled, weight_decay_groups
+from maskbench.training.schedules import warmup_cosine, weight_decay_groups
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -24,9 +24,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 @register("attentive")
 @dataclass(frozen=True, kw_only=True)
 class Attentive(Probe):
-    """A query, learnt with a linear classifier, asks the frozen patch tokens what they hold.
+    """A query, learnt with a linear classifier, attends to the frozen patch tokens.
 
-    Attentive probing (CAE, arXiv 2202.03026): masked image modelling spreads what it knows over the patches and asks
+    Attentive probing (CAE, arXiv 2202.03026): masked image modelling spreads what it knows over the patches and trains
     no token to sum it up, so the mean of all undersells it. The head is AIM's (arXiv 2401.08541): patches after the
     last norm, standardised by a batch norm without parameters, whose moments for evaluation are averages over all of
     training; one query; cross-attention with as many heads as the encoder has; a linear classifier. The class token is
@@ -35,10 +35,10 @@ class Attentive(Probe):
     Random crops and flips, so nothing is encoded twice. They begin at 0.35 of the area and not at the 0.08 usual for
     224 pixels, of which small images have too few.
 
-    A head for each of `rates` is trained on `fit`, all on the same encoded batches, which are the larger part of the
-    cost. They reach high because few images make few steps: of an untrained encoder, 250 steps ask for 3e-2, 1,000 for
-    1e-2. The rate is chosen by accuracy on validation (ties: the lowest); a head trained with it on all of train, from
-    the same start, predicts test.
+    A head for each learning rate of `rates` is trained on `fit`, all on the same encoded batches, which are the larger
+    part of the cost. The rates reach high because few images make few steps: on an untrained encoder, 3e-2 is best for
+    250 steps and 1e-2 for 1,000. The rate is chosen by accuracy on validation (ties: the lowest); a head trained with
+    it on all of train, from the same start, predicts test.
     """
 
     rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -49,76 +49,81 @@ class Attentive(Probe):
     crop_scale: tuple[Share, Share] = (0.35, 1.0)
 
     def __call__(self, subject: Subject) -> ProbeResult:
-        splits, rate = subject.splits, self.rate(subject)
-        heads = self.trained(subject, torch.arange(len(splits.train)), [rate])
-        predicted = predictions(subject, heads, splits.test)[0]
+        splits, rate = subject.splits, self.choose_rate(subject)
+        heads = self.train_heads(subject, torch.arange(len(splits.train)), [rate])
+        predicted = predict(subject, heads, splits.test)[0]
         top1 = accuracy(predicted, splits.test.labels)
         return ProbeResult(
             {"attentive/top1/patches": top1}, {"attentive/patches": predicted}, {"attentive/rate/patches": rate}
         )
 
-    def rate(self, subject: Subject) -> float:
-        """The one with the best accuracy on validation after training on `fit`."""
-        rates, held_out = sorted(self.rates), subject.held_out
+    def choose_rate(self, subject: Subject) -> float:
+        """The learning rate with the best accuracy on validation after training on `fit`."""
+        rates, held_out = sorted(self.rates), subject.validation_split
         if len(rates) == 1:
             return rates[0]
-        heads = self.trained(subject, subject.splits.fit, rates)
-        scores = [accuracy(predicted, held_out.labels) for predicted in predictions(subject, heads, held_out)]
+        heads = self.train_heads(subject, subject.splits.fit, rates)
+        scores = [accuracy(predicted, held_out.labels) for predicted in predict(subject, heads, held_out)]
         return rates[scores.index(max(scores))]
 
-    def trained(self, subject: Subject, index: Tensor, rates: Sequence[float]) -> "Heads":
-        """A head for each rate, trained side by side on the training images `index`."""
-        encoder, splits, device = subject.encoder, subject.splits, subject.encoder.mask_token.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed_for(subject.seed, "attentive"))
-            first = Head(encoder.width, encoder.vit.blocks[0].attn.num_heads, len(splits.classes))
-        heads = Heads(first, len(rates)).to(device)
+    def train_heads(self, subject: Subject, index: Tensor, rates: Sequence[float]) -> "AttentiveHeads":
+        """Train a head for each learning rate, side by side, on the training images `index`."""
+        encoder, system = subject.encoder, subject.system
+        heads = self.initial_heads(subject, len(rates))
         groups = [
             {**group, "rate": rate}
             for rate, head in zip(rates, heads.heads, strict=True)
             for group in weight_decay_groups(head, self.weight_decay)
         ]
         optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
-        batch = min(self.batch_size, len(index))
-        per_epoch = len(index) // batch
+        batch_size = min(self.batch_size, len(index))
+        per_epoch = len(index) // batch_size
         warmup, total = round(self.warmup_epochs * per_epoch), self.epochs * per_epoch
         training = encoder.training
         encoder.eval()
         batches = labelled_batches(
-            splits, index, encoder.grid.image_size,
-            seed=subject.seed, stream="attentive", epochs=self.epochs, batch_size=batch, scale=self.crop_scale,
-            workers=subject.system.workers,
+            subject.splits, index, encoder.grid.image_size,
+            seed=subject.seed, stream="attentive", epochs=self.epochs, batch_size=batch_size, scale=self.crop_scale,
+            workers=system.workers,
         )  # fmt: skip
         with closing(batches):
             for step, (images, labels) in enumerate(batches):
-                with torch.no_grad(), autocast(subject.system):
+                with torch.no_grad(), autocast(system):
                     tokens = encoder(images).patches
                 loss = torch.stack([F.cross_entropy(logits, labels) for logits in heads(tokens)]).sum()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 for group in optimizer.param_groups:
-                    group["lr"] = scheduled(group["rate"], 0.0, step, warmup, total)
+                    group["lr"] = warmup_cosine(group["rate"], 0.0, step, warmup, total)
                 optimizer.step()
         encoder.train(training)
         return heads.eval()
 
+    def initial_heads(self, subject: Subject, count: int) -> "AttentiveHeads":
+        """Heads that all start alike, from the run's seed, on the encoder's device."""
+        encoder, device = subject.encoder, subject.encoder.mask_token.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(subject.seed, "attentive"))
+            first = AttentiveHead(encoder.width, encoder.vit.blocks[0].attn.num_heads, len(subject.splits.classes))
+        return AttentiveHeads(first, count).to(device)
 
-class Heads(nn.Module):
+
+class AttentiveHeads(nn.Module):
     """`count` heads that read the same standardised tokens and start as copies of the first."""
 
-    def __init__(self, first: "Head", count: int) -> None:
+    def __init__(self, first: "AttentiveHead", count: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(len(first.query), affine=False, momentum=None)  # None: the average of all batches
         self.heads = nn.ModuleList(copy.deepcopy(first) for _ in range(count))
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
-        """Of tokens (B, N, width) each head's logits (B, classes), float32."""
+        """Each head's logits (B, classes), float32, of tokens (B, N, width)."""
         with torch.autocast(tokens.device.type, enabled=False):
             standardised = self.norm(tokens.float().flatten(0, 1)).view(tokens.shape)
             return [head(standardised) for head in self.heads]
 
 
-class Head(nn.Module):
+class AttentiveHead(nn.Module):
     """Multi-head cross-attention of one learnt query, then a linear classifier."""
 
     def __init__(self, width: int, heads: int, classes: int) -> None:
@@ -132,21 +137,21 @@ class Head(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, classes) logits of tokens (B, N, width).
 
-        With a single query the projections need not touch every token: that of the keys may act on the query instead,
-        that of the values on the weighted mean. The same numbers from width / heads times fewer products.
+        With a single query the projections need not touch every token: the keys' acts on the query instead, and the
+        values' on the weighted mean. The result is the same, from width / heads times fewer products.
         """
-        key, value = (part.weight.unflatten(0, (self.heads, -1)) for part in (self.key, self.value))
+        key, value = (layer.weight.unflatten(0, (self.heads, -1)) for layer in (self.key, self.value))
         query = self.query.view(self.heads, 1, -1) * key.shape[1] ** -0.5
         attention = (tokens @ (query @ key)[:, 0].T).softmax(1)  # (B, N, heads)
         means = attention.transpose(1, 2) @ tokens  # (B, heads, width)
         return self.classify(torch.einsum("bhw,hdw->bhd", means, value).flatten(1))
 
 
-def predictions(subject: Subject, heads: Heads, images: Split) -> list[Tensor]:
-    """(n,) int64 by each head, of clean images."""
+def predict(subject: Subject, heads: AttentiveHeads, images: Split) -> list[Tensor]:
+    """(n,) int64 predicted classes of clean images, for each head."""
 
     def read(batch: Tensor) -> dict[str, Tensor]:
-        answers = heads(subject.encoder(batch).patches)
-        return {str(number): logits.argmax(1) for number, logits in enumerate(answers)}
+        all_logits = heads(subject.encoder(batch).patches)
+        return {str(number): logits.argmax(1) for number, logits in enumerate(all_logits)}
 
     return list(subject.extract(images, read).values())

@@ -20,7 +20,7 @@ class Knn(FeatureProbe):
 
     Protocol of Wu et al. (arXiv 1805.01978) as DINO (arXiv 2104.14294) uses it: k = 20, temperature 0.07, features
     scaled to unit length and not centred. Exact: every training image is compared. Nothing is chosen. Several k, e.g.
-    DINO's [10, 20, 100, 200], are answered in one pass.
+    DINO's [10, 20, 100, 200], are computed in one pass.
     """
 
     k: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = 20
@@ -28,25 +28,35 @@ class Knn(FeatureProbe):
 
     def ask(self, features: dict[str, Features]) -> ProbeResult:
         result = ProbeResult()
-        for pooling, given in features.items():
-            for k, predicted in self.predictions(given.train, given.train_labels, given.test, given.classes).items():
+        for pooling, data in features.items():
+            for k, predicted in self.predict(data.train, data.train_labels, data.test, data.classes).items():
                 label = "knn" if k == 20 else f"knn-{k}"
-                result.metrics[f"{label}/top1/{pooling}"] = accuracy(predicted, given.test_labels)
+                result.metrics[f"{label}/top1/{pooling}"] = accuracy(predicted, data.test_labels)
                 result.predictions[f"{label}/{pooling}"] = predicted
         return result
 
-    def predictions(
-        self, known: Tensor, labels: Tensor, asked: Tensor, classes: int, chunk: int = 500
+    def predict(
+        self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int, chunk: int = 500
     ) -> dict[int, Tensor]:
-        """For each k the (n,) int64 classes of `asked` (n, D), from `known` (m, D) with labels (m,); all m vote where
-        k is larger."""
+        """Predict the classes of features by the vote of their neighbours.
+
+        Args:
+            bank: (m, D) features with known classes. Where k is larger, all m vote.
+            labels: (m,) int64 their classes.
+            queries: (n, D) features to classify.
+            classes: How many there are.
+            chunk: Queries at a time. It bounds the memory: 500 x 50,000 similarities are 95 MiB.
+
+        Returns:
+            (n,) int64 for each k.
+        """
         counts = sorted({self.k} if isinstance(self.k, int) else {*self.k})
-        known, asked = F.normalize(known, dim=1), F.normalize(asked, dim=1)
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
         predicted: dict[int, list[Tensor]] = {k: [] for k in counts}
-        for part in asked.split(chunk):  # chunks bound the memory: 500 x 50,000 similarities are 95 MiB
-            similarity, nearest = (part @ known.T).topk(min(counts[-1], len(known)), dim=1)  # in descending order
-            weights, classes_of = ((similarity - 1) / self.temperature).exp(), labels[nearest]
+        for rows in queries.split(chunk):
+            similarity, nearest = (rows @ bank.T).topk(min(counts[-1], len(bank)), dim=1)  # in descending order
+            weights, neighbour_labels = ((similarity - 1) / self.temperature).exp(), labels[nearest]
             for k in counts:
-                votes = torch.zeros(len(part), classes, device=part.device)
-                predicted[k].append(votes.scatter_add_(1, classes_of[:, :k], weights[:, :k]).argmax(1))
-        return {k: torch.cat(parts) for k, parts in predicted.items()}
+                votes = torch.zeros(len(rows), classes, device=rows.device)
+                predicted[k].append(votes.scatter_add_(1, neighbour_labels[:, :k], weights[:, :k]).argmax(1))
+        return {k: torch.cat(chunks) for k, chunks in predicted.items()}

@@ -1,4 +1,4 @@
-"""Logistic regression from few labels."""
+"""Low-shot probing: logistic regression from few labels."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.probe import FeatureProbe, Features, ProbeResult, accuracy, register
-from maskbench.probes.linear import Decays, Softmax
+from maskbench.probes.linear import Decays, LinearClassifier
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -17,9 +17,9 @@ Share = Annotated[float, Field(gt=0, le=1)]
 @register("lowshot")
 @dataclass(frozen=True, kw_only=True)
 class LowShot(FeatureProbe):
-    """The classifier of `linear` from so many images a class, or such a share of each, on average over `draws`.
+    """The classifier of `linear` from `shots` images a class, or from `shares` of each class, on average over `draws`.
 
-    Which images they are depends on the data alone, so all encoders are asked with the same ones. They are drawn from
+    Which images they are depends on the data alone, so all encoders get the same ones. They are drawn from
     the part of train that is not held out. One decay for each size is chosen by the mean accuracy of the draws on
     validation, whose labels are thus used for one choice among few and never for fitting. Features are standardised by
     the moments of all of train, for which no label is needed: those of ten images would be noise. The sizes are those
@@ -33,41 +33,50 @@ class LowShot(FeatureProbe):
 
     def ask(self, features: dict[str, Features]) -> ProbeResult:
         result = ProbeResult()
-        for pooling, given in features.items():
-            sizes = torch.bincount(given.fit_labels, minlength=given.classes)
-            wanted = {f"lowshot-{count}": torch.full_like(sizes, count) for count in self.shots}
-            wanted |= {f"lowshot-{100 * share:g}%": (share * sizes).round().long() for share in self.shares}
-            for label, counts in wanted.items():
-                decay, predicted = self.predictions(given, counts.clamp_min(1))
-                scores = torch.tensor([accuracy(each, given.test_labels) for each in predicted], dtype=torch.float64)
+        for pooling, data in features.items():
+            sizes = torch.bincount(data.fit_labels, minlength=data.classes)
+            counts_by_label = {f"lowshot-{count}": torch.full_like(sizes, count) for count in self.shots}
+            counts_by_label |= {f"lowshot-{100 * share:g}%": (share * sizes).round().long() for share in self.shares}
+            for label, counts in counts_by_label.items():
+                decay, predicted = self.choose_and_predict(data, counts.clamp_min(1))
+                scores = torch.tensor([accuracy(each, data.test_labels) for each in predicted], dtype=torch.float64)
                 result.predictions[f"{label}/{pooling}"] = predicted
                 result.metrics[f"{label}/top1/{pooling}"] = scores.mean().item()
                 result.metrics[f"{label}/sd/{pooling}"] = scores.std().item()
                 result.chosen[f"{label}/decay/{pooling}"] = decay
         return result
 
-    def predictions(self, given: Features, counts: Tensor) -> tuple[float, Tensor]:
-        """The decay that is best on validation, and what is said (draws, n) of test, from `counts` (classes,) images of
-        each class; where a class has fewer, from all that it has."""
-        mean, std = given.train.mean(0), given.train.std(0, correction=0).clamp_min(1e-6)
-        fit, validation, test = ((part - mean) / std for part in (given.fit, given.validation, given.test))
+    def choose_and_predict(self, data: Features, counts: Tensor) -> tuple[float, Tensor]:
+        """Fit to a few images of each class, several times.
+
+        Args:
+            data: The features.
+            counts: (classes,) images of each class. Where a class has fewer, all of its images are taken.
+
+        Returns:
+            The decay that is best on validation, and the predictions (draws, t) of test.
+        """
+        mean, std = data.train.mean(0), data.train.std(0, correction=0).clamp_min(1e-6)
+        fit, validation, test = ((features - mean) / std for features in (data.fit, data.validation, data.test))
         decays = sorted(self.decays, reverse=True)
-        fitted = []
+        draws = []  # for each draw a classifier for each decay
         for draw in range(self.draws):
-            few = chosen(given.fit_labels, counts, draw)
-            fitted.append(Softmax.fit(fit[few], given.fit_labels[few], given.classes, decays, standardise=False))
-        on_validation = [
-            sum(accuracy(of_draw[place].predict(validation), given.validation_labels) for of_draw in fitted)
-            for place in range(len(decays))
+            few = draw_shots(data.fit_labels, counts, draw)
+            draws.append(LinearClassifier.fit(fit[few], data.fit_labels[few], data.classes, decays, standardise=False))
+        scores = [
+            sum(accuracy(classifiers[number].predict(validation), data.validation_labels) for classifiers in draws)
+            for number in range(len(decays))
         ]
-        best = on_validation.index(max(on_validation))
-        return decays[best], torch.stack([of_draw[best].predict(test) for of_draw in fitted])
+        best = scores.index(max(scores))
+        return decays[best], torch.stack([classifiers[best].predict(test) for classifiers in draws])
 
 
-def chosen(labels: Tensor, counts: Tensor, draw: int) -> Tensor:
-    """The numbers of `counts` (classes,) images of each class, those that number `draw` puts first. A larger count
-    keeps what a smaller one chose."""
-    order = Draws(keys(torch.arange(len(labels), device=labels.device), draw, "lowshot")).uniform()
+def draw_shots(labels: Tensor, counts: Tensor, draw: int) -> Tensor:
+    """The numbers of `counts` (classes,) random images of each class. A larger count keeps what a smaller one drew.
+
+    labels: (n,) int64. draw: which of the draws.
+    """
+    order = CounterRNG(sample_keys(torch.arange(len(labels), device=labels.device), draw, "lowshot")).uniform()
     of_class = [torch.nonzero(labels == number)[:, 0] for number in range(len(counts))]
-    taken = zip(of_class, counts.tolist(), strict=True)
-    return torch.cat([numbers[order[numbers].argsort()][:count] for numbers, count in taken])
+    pairs = zip(of_class, counts.tolist(), strict=True)
+    return torch.cat([numbers[order[numbers].argsort()][:count] for numbers, count in pairs])

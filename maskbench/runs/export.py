@@ -13,10 +13,10 @@ from torch import Tensor
 
 from maskbench._version import __version__
 from maskbench.errors import UsageError
-from maskbench.models.pretrained import finished_run, grid_of
-from maskbench.models.weight_formats import structure
+from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
+from maskbench.models.weight_formats import infer_arguments
 from maskbench.record import RunRecord
-from maskbench.runs.artifacts import writable
+from maskbench.runs.artifacts import ensure_writable
 from maskbench.runtime.atomic_files import write_atomically
 
 OURS = "maskbench"  # the key of config.json by which a folder is known to be an export, and of which run
@@ -28,11 +28,11 @@ def export(run: Path, output: Path | None = None) -> Path:
 
     UsageError where `run` is no finished run's folder, and where `output` holds something else or cannot be written.
     """
-    record, state = finished_run(run)
+    record, state = read_finished_run(run)
     folder = output or run / "export"
     if not _free(folder, record.run_id):
         raise UsageError(f"{folder} holds something else than an export of {record.run_id}; choose another --output")
-    writable(folder)
+    ensure_writable(folder)
     about = {key: json.dumps(value) for key, value in (("model", record.model), ("dataset", _moments(record)))}
     # The config first: it tells a folder that was left half-written from one that is somebody else's.
     write_atomically(folder / "config.json", json.dumps(timm_config(record), indent=1) + "\n")
@@ -71,11 +71,11 @@ def model_card(record: RunRecord, state: dict[str, Tensor], classes: int | None)
     environment = jinja2.Environment(  # Markdown: nothing to escape
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    grid = grid_of(record.model["arguments"])
+    grid = grid_from_arguments(record.model["arguments"])
     return environment.from_string(template).render(
         record=record,
         grid=grid,
-        model=structure(state, grid.size),
+        model=infer_arguments(state, grid.size),
         arguments=", ".join(f"{key}={value!r}" for key, value in record.model["arguments"].items()),
         classes=classes,
         epochs=record.curve[-1]["epoch"] if record.curve else 0,

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: a silent base class, and one that writes to a terminal's stderr."""
+"""Who gets to know what happens in a run: nobody, or a terminal."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,22 +10,22 @@ if TYPE_CHECKING:
     from maskbench.data.splits import Splits
     from maskbench.record import RunRecord
     from maskbench.runs.plan import Plan
-    from maskbench.training.train_state import State
+    from maskbench.training.train_state import TrainState
 
-SHOWN = 8  # answers of the probes in the line that ends a run
+SHOWN = 8  # numbers of the probes in the line that ends a run
 
 
 class Reporter:
-    """Says nothing. Subclasses override what they want to tell."""
+    """Says nothing. Subclasses override the events that they report."""
 
     def note(self, text: str) -> None:
         """A fact worth a line."""
 
-    def begin(self, planned: "Plan", splits: "Splits", steps: int) -> None:
+    def begin(self, plan: "Plan", splits: "Splits", steps: int) -> None:
         """Work is about to start: `steps` of training, then probing."""
 
-    def step(self, state: "State", loss: float | None) -> None:
-        """A step was made; `loss` where it was looked at."""
+    def step(self, state: "TrainState", loss: float | None) -> None:
+        """A step was made; `loss` where it was read."""
 
     def epoch(self, row: dict[str, float]) -> None:
         """The curve has a new row."""
@@ -34,10 +34,10 @@ class Reporter:
         """Training is over."""
 
     def end(self, record: "RunRecord | None") -> None:
-        """The record is written, or the run was left."""
+        """The record is written; None: the run was interrupted or failed."""
 
 
-class Errors(Console):
+class _Stderr(Console):
     """stderr. A reader that is gone stops no run."""
 
     def on_broken_pipe(self) -> None:
@@ -49,7 +49,7 @@ class Terminal(Reporter):
 
     def __init__(self, bar: bool = True) -> None:
         self.bar = bar
-        self.console = Errors(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = _Stderr(file=sys.stderr, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._batch = 0
@@ -59,22 +59,22 @@ class Terminal(Reporter):
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
-    def begin(self, planned: "Plan", splits: "Splits", steps: int) -> None:
-        train = planned.config.train
+    def begin(self, plan: "Plan", splits: "Splits", steps: int) -> None:
+        train = plan.config.train
         self._label, self._batch, self._epochs = (
-            f"{planned.label} s{planned.config.seed}",
+            f"{plan.label} s{plan.config.seed}",
             train.batch_size,
             train.epochs,
         )
         if steps:
             peak = "" if train.warmup_epochs < train.epochs else ", reached at the end: all of it is warm-up"
             self.note(
-                f"{planned.run_id}: {train.epochs} epochs x {len(splits.train):,} images, {steps} steps of "
-                f"{train.batch_size}, peak lr {planned.config.lr:g}{peak}, {planned.config.system.device} "
-                f"{planned.config.system.precision}"
+                f"{plan.run_id}: {train.epochs} epochs x {len(splits.train):,} images, {steps} steps of "
+                f"{train.batch_size}, peak lr {plan.config.lr:g}{peak}, {plan.config.system.device} "
+                f"{plan.config.system.precision}"
             )
         else:
-            self.note(f"{planned.run_id}: {planned.label}, not trained")
+            self.note(f"{plan.run_id}: {plan.label}, not trained")
         if not (self.bar and self.console.is_terminal):
             return
         self._progress = Progress(
@@ -88,7 +88,7 @@ class Terminal(Reporter):
         self._progress.start()
         self._task = self._progress.add_task(self._label, total=steps or None, numbers="")
 
-    def step(self, state: "State", loss: float | None) -> None:
+    def step(self, state: "TrainState", loss: float | None) -> None:
         if self._progress is None:
             return
         self._progress.update(self._task, completed=state.step)

@@ -6,13 +6,15 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from maskbench.config.schema import RunConfig, merge, parse
+from maskbench.config.schema import RunConfig
+from maskbench.config.settings import merge, parse_config
+from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
-from maskbench.record import RunRecord, Unreadable, read_record
-from maskbench.runs.artifacts import finished
-from maskbench.runs.plan import asked_about, load_splits, plan
+from maskbench.record import RunRecord, UnreadableRecord, read_record
+from maskbench.runs.artifacts import read_finished_record
+from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
-from maskbench.runs.resume import MOVED, differing
+from maskbench.runs.resume import MOVED, list_differences
 from maskbench.runs.run import run
 
 SAME = ("versions", "cpu", "gpu", "device", "threads", "precision", "attention", "compile")  # for the last digit
@@ -20,8 +22,8 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One number of a record and of its repetition. Low and high: what the repetition may be."""
+class NumberCheck:
+    """A number of a record and of its repetition. low, high: the range in which the repetition may lie."""
 
     name: str
     stored: float
@@ -36,59 +38,81 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a record when it was repeated. elsewhere: how the machine or the versions differ; where they do
-    not, every number must be the same to the last digit."""
+    """Whether a record could be repeated.
 
-    claims: list[Claim]
-    elsewhere: list[str]
+    Attributes:
+        checks: Each number.
+        differences: How machine or versions differ; where they do not, every number must be the same to the last digit.
+    """
+
+    checks: list[NumberCheck]
+    differences: list[str]
 
     @property
     def holds(self) -> bool:
-        return all(claim.holds for claim in self.claims)
+        return all(check.holds for check in self.checks)
 
 
-def rerun(
+def reproduce(
     path: Path, changes: dict[str, Any], output: Path, reporter: Reporter, checkpoint_every: float | None
 ) -> Verdict:
-    """Repeat the run whose record or folder is `path`, into `output`. changes: where its data or device are here.
+    """Repeat a recorded run into `output` and compare its numbers.
 
-    UsageError for a record that cannot be read or is not of a complete run, and for data that are not the record's.
+    Args:
+        path: The record, or the folder that holds it.
+        changes: Settings by dotted path that say where the data lie here, or which device to use.
+        output: Results folder of the repetition.
+        reporter: Gets what happens.
+        checkpoint_every: See `run`.
+
+    Raises:
+        UsageError: The record cannot be read or is not of a complete run, or the data are not the record's.
+        Failure: The repetition does not complete.
     """
-    try:
-        record = read_record(path / "record.json" if path.is_dir() else path)
-    except Unreadable as error:
-        raise UsageError(str(error)) from None
-    if record.status != "complete":
-        raise UsageError(f"{path} is of a run that {record.status}; there are no numbers to repeat")
+    record = _read_complete(path)
     config = repeated_config(record, {**changes, "output": str(output)})
-    planned, splits = load_splits(plan(config))
-    asked, probed = asked_about(planned, splits), record.dataset.get("probed") or record.dataset
-    for path_of, found, recorded in (
-        (config.data.dataset, splits, record.dataset),
-        (config.data.probe_dataset, asked, probed),
-    ):
-        if found.fingerprint != recorded["fingerprint"]:
-            raise UsageError(
-                f"the data in {path_of} are not the record's: fingerprint {found.fingerprint}, recorded "
-                f"{recorded['fingerprint']}; --dataset names others"
-            )
-    if planned.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
+    plan, splits = load_data(make_plan(config))
+    _ensure_same_data(record, plan, splits)
+    if plan.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UsageError(f"{output} is where the record lies; choose another --output for its repetition")
-    if planned.run_id != record.run_id:
-        reporter.note(f"the same settings make {planned.run_id} now: what they mean has changed since")
-    done_before = finished(planned.folder) is not None
+    if plan.run_id != record.run_id:
+        reporter.note(f"the same settings make {plan.run_id} now: what they mean has changed since")
+    done_before = read_finished_record(plan.folder) is not None
     again = run(config, force=done_before, reporter=reporter, checkpoint_every=checkpoint_every)
     if again.status != "complete":
         raise Failure(f"the repetition {again.status}: {again.error}")
-    return compare(record, again)
+    return compare_numbers(record, again)
+
+
+def _read_complete(path: Path) -> RunRecord:
+    try:
+        record = read_record(path / "record.json" if path.is_dir() else path)
+    except UnreadableRecord as error:
+        raise UsageError(str(error)) from None
+    if record.status != "complete":
+        raise UsageError(f"{path} is of a run that {record.status}; there are no numbers to repeat")
+    return record
+
+
+def _ensure_same_data(record: RunRecord, plan: Plan, splits: Splits) -> None:
+    data, trained = plan.config.data, record.dataset
+    for path, here, recorded in (
+        (data.dataset, splits, trained),
+        (data.probe_dataset, probe_splits(plan, splits), trained.get("probed") or trained),
+    ):
+        if here.fingerprint != recorded["fingerprint"]:
+            raise UsageError(
+                f"the data in {path} are not the record's: fingerprint {here.fingerprint}, recorded "
+                f"{recorded['fingerprint']}; --dataset names others"
+            )
 
 
 def repeated_config(record: RunRecord, changes: dict[str, Any]) -> RunConfig:
     """The record's configuration with `changes` laid over it."""
-    return parse(merge(record.config, changes))
+    return parse_config(merge(record.config, changes))
 
 
-def compare(record: RunRecord, again: RunRecord) -> Verdict:
+def compare_numbers(record: RunRecord, again: RunRecord) -> Verdict:
     """Every number of `record` that no clock or machine is part of, against `again`'s.
 
     On the same kind of machine with the same versions it must be the same. Elsewhere accuracies must lie in the 95 %
@@ -96,21 +120,21 @@ def compare(record: RunRecord, again: RunRecord) -> Verdict:
     numbers are not compared.
     """
     here, there = ({key: known.get(key) for key in SAME} for known in (again.environment, record.environment))
-    elsewhere = differing(here, there) + [warning for warning in record.warnings if warning.startswith(MOVED)]
+    differences = list_differences(here, there) + [warning for warning in record.warnings if warning.startswith(MOVED)]
     stored, repeated = numbers(record), numbers(again)
-    claims = []
+    checks = []
     for name, value in stored.items():
         low, high = value, value
-        if elsewhere:
+        if differences:
             if "/top1/" not in name or name.startswith("curve/"):  # a curve's are of fewer images
                 continue
             count = (record.dataset.get("probed") or record.dataset)["sizes"]["test"]
             low, high = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")
-        claims.append(Claim(name, value, repeated.get(name, float("nan")), low, high))
-    return Verdict(claims, elsewhere)
+        checks.append(NumberCheck(name, value, repeated.get(name, float("nan")), low, high))
+    return Verdict(checks, differences)
 
 
 def numbers(record: RunRecord) -> dict[str, float]:
-    """Metrics, and the last row of the curve, without costs."""
+    """The metrics and the last row of the curve, without costs."""
     last = {f"curve/{name}": value for name, value in (record.curve[-1] if record.curve else {}).items()}
     return {name: value for name, value in {**record.metrics, **last}.items() if "cost/" not in name}

@@ -1,4 +1,4 @@
-"""All of a run that changes while it goes on: what a checkpoint holds, and what a resumed run goes on from."""
+"""What a checkpoint holds, and what a resumed run continues from: all of a run that changes while it goes on."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,48 +9,61 @@ import torch
 
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints
-from maskbench.runtime.distributed import on_first
+from maskbench.runtime.distributed import run_on_rank0
 from maskbench.runtime.hardware import peak_memory_mib
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.loop import Diverged
-from maskbench.training.train_state import State
+from maskbench.training.train_state import TrainState
 
 FORMAT = 1  # of a checkpoint: raise it when what it holds changes
-# What a run may be resumed with another value of.
-ELSEWHERE = ("output", "system.device", "system.workers", "data.data_dir", "data.memory_gib", "train.accumulate")
+# Settings that may have another value when a run is resumed.
+MAY_DIFFER = ("output", "system.device", "system.workers", "data.data_dir", "data.memory_gib", "train.accumulate")
 MOVED = "resumed elsewhere"  # how a warning begins
 MACHINE = ("versions", "cpu", "gpu", "device", "threads", "processes")  # what of the environment moves the last digits
 
 
 @dataclass
-class Progress:
-    """A run under way. `identity` is what says that a checkpoint is this run's: versions, data, configuration."""
+class ResumeState:
+    """A run under way.
 
-    state: State
+    Attributes:
+        state: The training.
+        watch: What was measured of it.
+        identity: What says that a checkpoint is this run's: versions, data, configuration.
+        environment: Versions and machine.
+        warnings: For the record, in order.
+        interruptions: How often the run was resumed.
+        started: When this execution began, on the clock of `time.perf_counter`.
+        earlier_s: Seconds of the executions before this one.
+        checkpoint_s: Seconds spent on checkpoints.
+        earlier_memory_mib: Peak memory of the executions before this one.
+    """
+
+    state: TrainState
     watch: Stopwatch
     identity: dict[str, Any]
     environment: dict[str, Any]
     warnings: dict[str, None] = field(default_factory=dict)
     interruptions: int = 0
     started: float = field(default_factory=time.perf_counter)
-    earlier_s: float = 0.0  # that the attempts before this one took
+    earlier_s: float = 0.0
     checkpoint_s: float = 0.0
     earlier_memory_mib: float = 0.0
 
     @property
     def wall_s(self) -> float:
-        """Over all attempts; of an interrupted one, until its last checkpoint."""
+        """Seconds over all executions; of an interrupted one, until its last checkpoint."""
         return self.earlier_s + time.perf_counter() - self.started
 
     @property
     def peak_memory_mib(self) -> float:
-        """Over all attempts."""
+        """Over all executions."""
         return max(self.earlier_memory_mib, peak_memory_mib(self.watch.device))
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Write a checkpoint; the watch is paused. Diverged rather than one that holds no numbers."""
         start = time.perf_counter()
-        if not self.finite():
+        if not self.is_finite():
             raise Diverged(f"weights or loss are no numbers after step {self.state.step}; lower the learning rate")
         checkpoints.save(
             {
@@ -68,22 +81,22 @@ class Progress:
         )
         self.checkpoint_s += time.perf_counter() - start
 
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         """Whether the loss so far and every weight are numbers; one wait for the device."""
-        parts = [self.state.loss_sum, *self.state.head.parameters()]
-        parts += [] if self.state.module is None else self.state.module.parameters()
+        values = [self.state.loss_sum, *self.state.head.parameters()]
+        values += [] if self.state.module is None else self.state.module.parameters()
         return bool(
-            torch.stack([part.detach().abs().amax().float() for part in parts if part.numel()]).isfinite().all()
+            torch.stack([value.detach().abs().amax().float() for value in values if value.numel()]).isfinite().all()
         )
 
     def resume(self, checkpoints: Checkpoints, note: Callable[[str], None]) -> bool:
         """Go on from the newest checkpoint, if there is one. UsageError where it is another configuration's."""
-        content = on_first(lambda: checkpoints.load(note))
+        content = run_on_rank0(lambda: checkpoints.load(note))
         if content is None:
             return False
         if content.get("format") != FORMAT:
             raise UsageError(f"{checkpoints.newest} was written by another version of maskbench; --force starts afresh")
-        differences = differing(self.identity, content["identity"], but=ELSEWHERE)
+        differences = list_differences(self.identity, content["identity"], but=MAY_DIFFER)
         if differences:
             raise UsageError(
                 f"{checkpoints.newest} is of another configuration ({'; '.join(differences)}); "
@@ -96,15 +109,15 @@ class Progress:
         self.earlier_s, self.checkpoint_s = content["wall_s"], content["checkpoint_s"]
         self.earlier_memory_mib = content["peak_memory_mib"]
         here, there = ({key: known.get(key) for key in MACHINE} for known in (self.environment, content["environment"]))
-        moved = differing(here, there)
+        moved = list_differences(here, there)
         if moved:
             self.warnings[f"{MOVED}, so the last digits may differ: {'; '.join(moved)}"] = None
         return True
 
 
-def differing(here: Mapping[str, Any], there: Mapping[str, Any], but: tuple[str, ...] = ()) -> list[str]:
+def list_differences(here: Mapping[str, Any], there: Mapping[str, Any], but: tuple[str, ...] = ()) -> list[str]:
     """ "a.b is 1 here, 2 there" for every value, by its dotted path, that is not the same in both."""
-    ours, theirs = flat(here), flat(there)
+    ours, theirs = flatten(here), flatten(there)
     return [
         f"{path} is {ours.get(path)} here, {theirs.get(path)} there"
         for path in sorted(ours.keys() | theirs.keys())
@@ -112,14 +125,14 @@ def differing(here: Mapping[str, Any], there: Mapping[str, Any], but: tuple[str,
     ]
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     paths: dict[str, Any] = {}
     for key, value in nested.items():
-        paths |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        paths |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return paths
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine had too little memory: on CPU torch says so by a RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

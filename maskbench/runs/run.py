@@ -1,9 +1,12 @@
-"""Runs, each once: read where it is finished, resumed where it was interrupted, left to whoever is at it already."""
+"""Runs, each once: read where one is finished, resumed where it was interrupted, left to whoever works on it already.
+
+The way down: `run` or `run_all` -> `run_each` -> `run_or_read`, which holds the lease -> Execution -> pretrain -> step.
+Where several processes share a run, rank 0 alone reads and writes files.
+"""
 
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from functools import partial
 
 import torch
 
@@ -11,19 +14,19 @@ from maskbench.config.schema import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord
-from maskbench.runs.artifacts import finished, tidy, writable
+from maskbench.runs.artifacts import ensure_writable, read_finished_record, remove_leftovers
 from maskbench.runs.checkpoint import Checkpoints
-from maskbench.runs.execution import Attempt, Failed
-from maskbench.runs.lease import POLL_S, Busy, claim
-from maskbench.runs.plan import Plan, asked_about, build, load_splits, plan, preflight
+from maskbench.runs.execution import Execution, Failed
+from maskbench.runs.lease import POLL_S, Busy, hold_lease
+from maskbench.runs.plan import Plan, build_state, check_before_start, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
-from maskbench.runs.resume import Progress, out_of_memory
-from maskbench.runtime.atomic_files import remove_partial, trouble
-from maskbench.runtime.distributed import first_alone, on_first, together, world
-from maskbench.runtime.environment import environment
+from maskbench.runs.resume import ResumeState, is_out_of_memory
+from maskbench.runtime.atomic_files import describe_os_error, remove_partial_files
+from maskbench.runtime.distributed import create_on_rank0, run_on_every_rank, run_on_rank0, world_size
+from maskbench.runtime.environment import describe_environment
 from maskbench.runtime.hardware import reset_peak_memory
 from maskbench.runtime.stopwatch import Stopwatch
-from maskbench.training.train_state import State
+from maskbench.training.train_state import TrainState
 
 
 def run(
@@ -33,21 +36,28 @@ def run(
     reporter: Reporter | None = None,
     checkpoint_every: float | None = None,
 ) -> RunRecord:
-    """Pre-train, probe, record. A run that is already recorded is read, not repeated, unless `force`; one that was
-    interrupted goes on from its last checkpoint, to the same numbers; one that another process is at is waited for.
+    """Pre-train, probe, record.
 
-    checkpoint_every: see `Attempt`. UsageError, before anything is written, for whatever the user can put right;
-    Failure where the work cannot be finished. Both leave what was finished before as it was.
+    A run that is already recorded is read, not repeated, unless `force`. One that was interrupted continues from its
+    last checkpoint, to the same numbers. One that another process works on is waited for.
+
+    Args:
+        config: The run.
+        force: Forget what is recorded and start afresh.
+        reporter: Gets what happens; silent if None.
+        checkpoint_every: Seconds between checkpoints; None: 300, or more where writing would take over 1 % of the time.
+
+    Raises:
+        UsageError: For whatever the user can put right, before anything is written.
+        Failure: The work cannot be finished. What was finished before stays as it was.
     """
     reporter = reporter or Reporter()
-    planned = checked(config)
+    plan = check_run(config)
     if force:
-        forget([planned])
-
-    def wait(holder: str) -> None:
-        reporter.note(f"{planned.run_id} is {holder}; waiting")
-
-    return attempted(planned, reporter, checkpoint_every, wait)
+        forget_runs([plan])
+    return run_or_read(
+        plan, reporter, checkpoint_every, lambda holder: reporter.note(f"{plan.run_id} is {holder}; waiting")
+    )
 
 
 def run_all(
@@ -57,135 +67,137 @@ def run_all(
     reporter: Reporter | None = None,
     checkpoint_every: float | None = None,
 ) -> list[RunRecord]:
-    """Every run, each once. All are checked before the first is started."""
-    return each_once(together(partial(checked_all, configs)), force, reporter or Reporter(), checkpoint_every)
+    """Every run, each once. All are checked before the first is started. Arguments and errors as `run`."""
+    plans = run_on_every_rank(lambda: check_runs(configs))
+    return run_each(plans, force, reporter or Reporter(), checkpoint_every)
 
 
-def each_once(
-    planned: Iterable[Plan], force: bool, reporter: Reporter, checkpoint_every: float | None
-) -> list[RunRecord]:
-    """Every run once, however many processes ask for the same: what another one is at is put off to the end. One that
-    diverges or fails does not stop the others, but where several processes share each run: there a failed one does."""
-    missing = {each.run_id: each for each in planned}
+def run_each(plans: Iterable[Plan], force: bool, reporter: Reporter, checkpoint_every: float | None) -> list[RunRecord]:
+    """Every run once, however many processes have the same list: what another one works on is put off to the end.
+
+    A run that diverges or fails does not stop the others. Where several processes share each run, a failed one does.
+    """
+    missing = {plan.run_id: plan for plan in plans}
     if force:
-        on_first(partial(forget, missing.values()))
+        run_on_rank0(lambda: forget_runs(missing.values()))
     records: dict[str, RunRecord | None] = dict.fromkeys(missing)
-    told: set[str] = set()
+    reported: set[str] = set()
     while missing:
         busy = {}
-        for run_id, each in missing.items():
+        for run_id, plan in missing.items():
             try:
-                records[run_id] = attempted(each, reporter, checkpoint_every, None)
+                records[run_id] = run_or_read(plan, reporter, checkpoint_every, None)
             except Failed as failure:
-                if world() > 1:  # those that were left in the middle of a step do not come back
+                if world_size() > 1:  # those that were left in the middle of a step do not come back
                     raise
                 reporter.note(str(failure))
                 records[run_id] = failure.record
             except Busy as holder:
-                busy[run_id] = each
-                if run_id not in told:
+                busy[run_id] = plan
+                if run_id not in reported:
                     reporter.note(f"{run_id} is {holder}; later")
-                told.add(run_id)
+                reported.add(run_id)
         if len(busy) == len(missing):
             time.sleep(POLL_S)
         missing = busy
     return [record for record in records.values() if record is not None]
 
 
-def checked(config: RunConfig) -> Plan:
-    """The plan of a run that can be done. UsageError for whatever the user can put right; nothing is written."""
-    planned, splits = load_splits(plan(config))
-    preflight(planned, splits, _built(planned, splits))
-    finished(planned.folder)
-    return planned
-
-
-def _built(planned: Plan, splits: Splits) -> State:
+def run_or_read(
+    plan: Plan, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
+) -> RunRecord:
+    """The run's record: read where it is finished, else made, by this process alone. wait: see `hold_lease`."""
+    folder = plan.folder
+    record = run_on_rank0(lambda: read_if_done(plan, reporter))
+    if record is not None:
+        return record
+    run_on_rank0(lambda: ensure_writable(folder))
     try:
-        return build(planned, splits)
+        with ExitStack() as held:
+            lease = create_on_rank0(lambda: held.enter_context(hold_lease(folder, waiting=wait)))
+            record = run_on_rank0(lambda: read_finished_record(folder))
+            if record is not None:  # by whoever was waited for
+                return record
+            run_on_rank0(lambda: remove_partial_files(folder))
+            plan, splits = run_on_every_rank(lambda: load_data(plan))
+            probed, state = probe_splits(plan, splits), start_afresh(plan, splits)
+            return Execution(plan, splits, probed, state, Checkpoints(folder), lease, reporter, checkpoint_every)()
+    except OSError as error:
+        raise Failure(f"{plan.run_id} could not begin: {describe_os_error(error)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise Failure(f"{plan.run_id} could not begin: out of memory; lower --jobs, or --limit the data") from error
+
+
+def start_afresh(plan: Plan, splits: Splits) -> ResumeState:
+    """The state of a run before its first step; `load_data` has settled its system."""
+    config, device = plan.config, torch.device(plan.config.system.device)
+    reset_peak_memory(device)
+    versions = {"strategy_version": plan.strategy.version, "objective_version": plan.objective.version}
+    identity = {**versions, "data_fingerprint": splits.fingerprint, **config.model_dump(mode="json")}
+    machine = describe_environment(config.system.model_dump(mode="json"))
+    return ResumeState(build_state(plan, splits), Stopwatch(device), identity, machine)
+
+
+def read_if_done(plan: Plan, reporter: Reporter) -> RunRecord | None:
+    """The record of a run that ended before, which the reporter gets to know; None where there is none."""
+    record = read_finished_record(plan.folder)
+    if record is not None:
+        if record.status == "complete":
+            remove_leftovers(plan.folder)
+        reporter.note(f"{plan.run_id} is done already; --force repeats it")
+    return record
+
+
+def check_run(config: RunConfig) -> Plan:
+    """The plan of a run that can be carried out; nothing is written. UsageError for what the user can put right."""
+    plan, splits = load_data(make_plan(config))
+    check_before_start(plan, splits, _try_to_build(plan, splits))
+    read_finished_record(plan.folder)
+    return plan
+
+
+def _try_to_build(plan: Plan, splits: Splits) -> TrainState:
+    try:
+        return build_state(plan, splits)
     except (UsageError, Failure):
         raise
     except Exception as error:
-        name, model = planned.strategy.name, planned.config.model.name
-        if out_of_memory(error):
+        name, model = plan.strategy.name, plan.config.model.name
+        if is_out_of_memory(error):
             raise Failure(f"{name} with {model}: out of memory; try a smaller --model, or --limit the data") from error
         raise UsageError(f"{name} with {model} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def checked_all(configs: Iterable[RunConfig]) -> list[Plan]:
-    """The plans of runs that can be done, of which one of each kind is tried. UsageError as `checked`."""
+def check_runs(configs: Iterable[RunConfig]) -> list[Plan]:
+    """The plans of runs that can be carried out; one run of each kind is tried. Errors as `check_run`."""
     tried: set[str] = set()
-    planned = []
+    plans = []
     for config in configs:
-        each, _ = load_splits(plan(config))
-        if each.kind not in tried:
-            checked(config)
-            tried.add(each.kind)
-        finished(each.folder)
-        planned.append(each)
-    return planned
+        plan, _ = load_data(make_plan(config))
+        if plan.kind not in tried:
+            check_run(config)
+            tried.add(plan.kind)
+        read_finished_record(plan.folder)
+        plans.append(plan)
+    return plans
 
 
-def forget(planned: Iterable[Plan]) -> None:
-    """Make runs such that were never begun, so that they are repeated. UsageError where a process is at one of them;
-    then nothing is forgotten. Failure where files cannot be removed."""
-    begun = [each for each in planned if each.folder.exists()]
+def forget_runs(plans: Iterable[Plan]) -> None:
+    """Remove records and checkpoints, so that the runs are repeated.
+
+    UsageError where a process works on one of them; then nothing is removed. Failure where files cannot be removed.
+    """
+    started = [plan for plan in plans if plan.folder.exists()]
     for remove in (False, True):
-        for each in begun:
+        for plan in started:
             try:
-                with claim(each.folder, waiting=None):
+                with hold_lease(plan.folder, waiting=None):
                     if remove:
-                        (each.folder / "record.json").unlink(missing_ok=True)
-                        Checkpoints(each.folder).remove()
+                        (plan.folder / "record.json").unlink(missing_ok=True)
+                        Checkpoints(plan.folder).remove()
             except Busy as busy:
-                raise UsageError(f"{each.run_id} is {busy}; stop it first, or leave out --force") from None
+                raise UsageError(f"{plan.run_id} is {busy}; stop it first, or leave out --force") from None
             except OSError as error:
-                raise Failure(f"{each.run_id} cannot be repeated: {trouble(error)}") from None
-
-
-def done_already(planned: Plan, reporter: Reporter) -> RunRecord | None:
-    """The record of a run that came to its end before, which is told; None where there is none."""
-    record = finished(planned.folder)
-    if record is not None:
-        if record.status == "complete":
-            tidy(planned.folder)
-        reporter.note(f"{planned.run_id} is done already; --force repeats it")
-    return record
-
-
-def attempted(
-    planned: Plan, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
-) -> RunRecord:
-    """The run's record: read where it is finished, else made, by this process alone. wait: see `claim`."""
-    folder = planned.folder
-    record = on_first(partial(done_already, planned, reporter))
-    if record is not None:
-        return record
-    on_first(partial(writable, folder))
-    try:
-        with ExitStack() as held:
-            lease = first_alone(lambda: held.enter_context(claim(folder, waiting=wait)))
-            record = on_first(lambda: finished(folder))
-            if record is not None:  # by whoever was waited for
-                return record
-            on_first(lambda: remove_partial(folder))
-            checkpoints = Checkpoints(folder)
-            planned, splits = together(partial(load_splits, planned))
-            asked, progress = asked_about(planned, splits), begin(planned, splits)
-            return Attempt(planned, splits, asked, progress, checkpoints, lease, reporter, checkpoint_every)()
-    except OSError as error:
-        raise Failure(f"{planned.run_id} could not begin: {trouble(error)}") from error
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        raise Failure(f"{planned.run_id} could not begin: out of memory; lower --jobs, or --limit the data") from error
-
-
-def begin(planned: Plan, splits: Splits) -> Progress:
-    """A run at its start, its system settled by `load_splits`."""
-    config, device = planned.config, torch.device(planned.config.system.device)
-    reset_peak_memory(device)
-    versions = {"strategy_version": planned.strategy.version, "objective_version": planned.objective.version}
-    identity = {**versions, "data_fingerprint": splits.fingerprint, **config.model_dump(mode="json")}
-    around = environment(config.system.model_dump(mode="json"))
-    return Progress(build(planned, splits), Stopwatch(device), identity, around)
+                raise Failure(f"{plan.run_id} cannot be repeated: {describe_os_error(error)}") from None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from maskbench.errors import UsageError, unknown
+from maskbench.errors import UsageError, unknown_name
 from maskbench.runs.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class Tracker(Reporter, ABC):
         self.run: Any = None
         self.reached = 0
 
-    def begin(self, planned: "Plan", splits: "Splits", steps: int) -> None:
+    def begin(self, plan: "Plan", splits: "Splits", steps: int) -> None:
         self.reached = 0
-        self.run = self.opened(planned)
+        self.run = self.open_run(plan)
 
     def epoch(self, row: dict[str, float]) -> None:
         self.reached = int(row["step"])
@@ -37,24 +37,24 @@ class Tracker(Reporter, ABC):
             self.run = None
 
     @abstractmethod
-    def opened(self, planned: "Plan") -> Any:
+    def open_run(self, plan: "Plan") -> Any:
         """What numbers are logged to."""
 
     @abstractmethod
     def log(self, numbers: dict[str, float]) -> None:
-        """At the step reached."""
+        """Log numbers at the step reached."""
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing more will come."""
+        """Finish: nothing more will come."""
 
 
 class TensorBoard(Tracker):
     """Event files in the run's own folder: `tensorboard --logdir results`."""
 
-    def opened(self, planned: "Plan") -> Any:
-        writer = import_module("torch.utils.tensorboard").SummaryWriter(str(planned.folder / "tensorboard"))
-        writer.add_text("config", f"```\n{planned.config.model_dump_json(indent=1)}\n```")
+    def open_run(self, plan: "Plan") -> Any:
+        writer = import_module("torch.utils.tensorboard").SummaryWriter(str(plan.folder / "tensorboard"))
+        writer.add_text("config", f"```\n{plan.config.model_dump_json(indent=1)}\n```")
         return writer
 
     def log(self, numbers: dict[str, float]) -> None:
@@ -69,13 +69,13 @@ class TensorBoard(Tracker):
 class Wandb(Tracker):
     """Project `maskbench` unless WANDB_PROJECT names another; WANDB_MODE=offline works."""
 
-    def opened(self, planned: "Plan") -> Any:
+    def open_run(self, plan: "Plan") -> Any:
         return import_module("wandb").init(
-            project=None if _set("WANDB_PROJECT") else "maskbench",
-            name=planned.run_id,
-            group=planned.config.output,
-            config=planned.config.model_dump(mode="json"),
-            dir=str(planned.folder),
+            project=None if _is_set("WANDB_PROJECT") else "maskbench",
+            name=plan.run_id,
+            group=plan.config.output,
+            config=plan.config.model_dump(mode="json"),
+            dir=str(plan.folder),
             reinit="finish_previous",
         )
 
@@ -89,13 +89,13 @@ class Wandb(Tracker):
 class Mlflow(Tracker):
     """An experiment a results folder, where MLFLOW_TRACKING_URI says or as MLflow has it by default."""
 
-    def opened(self, planned: "Plan") -> Any:
-        from maskbench.runs.resume import flat
+    def open_run(self, plan: "Plan") -> Any:
+        from maskbench.runs.resume import flatten
 
         mlflow = import_module("mlflow")
-        mlflow.set_experiment(planned.config.output)
-        run = mlflow.start_run(run_name=planned.run_id)
-        mlflow.log_params(flat(planned.config.model_dump(mode="json")))
+        mlflow.set_experiment(plan.config.output)
+        run = mlflow.start_run(run_name=plan.run_id)
+        mlflow.log_params(flatten(plan.config.model_dump(mode="json")))
         return run
 
     def log(self, numbers: dict[str, float]) -> None:
@@ -112,40 +112,40 @@ TRACKERS: dict[str, tuple[type[Tracker], str]] = {
 }
 
 
-def _set(variable: str) -> bool:
+def _is_set(variable: str) -> bool:
     import os
 
     return bool(os.environ.get(variable))
 
 
-def trackers(names: Sequence[str]) -> list[Tracker]:
+def create_trackers(names: Sequence[str]) -> list[Tracker]:
     """Trackers by name. UsageError for an unknown one, or one whose package is not installed."""
-    made = []
+    trackers = []
     for name in names:
         if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
+            raise unknown_name("tracker", name, TRACKERS)
         tracker, package = TRACKERS[name]
         try:
             import_module(package)
         except ImportError:
             raise UsageError(f"--track {name} needs a package: pip install 'maskbench[track]'") from None
-        made.append(tracker())
-    return made
+        trackers.append(tracker())
+    return trackers
 
 
-class Tracked(Reporter):
-    """A reporter and trackers beside it. A tracker that fails is told of once and left out: it stops no run."""
+class TrackingReporter(Reporter):
+    """Passes everything on to a reporter and to trackers. A tracker that fails is reported once and left out."""
 
-    def __init__(self, reporter: Reporter, beside: Sequence[Tracker]) -> None:
-        self.reporter, self.beside = reporter, list(beside)
+    def __init__(self, reporter: Reporter, trackers: Sequence[Tracker]) -> None:
+        self.reporter, self.trackers = reporter, list(trackers)
 
     def note(self, text: str) -> None:
         self.reporter.note(text)
 
-    def begin(self, planned: "Plan", splits: "Splits", steps: int) -> None:
-        self.reporter.begin(planned, splits, steps)
+    def begin(self, plan: "Plan", splits: "Splits", steps: int) -> None:
+        self.reporter.begin(plan, splits, steps)
         if steps:
-            self._each(lambda tracker: tracker.begin(planned, splits, steps))
+            self._each(lambda tracker: tracker.begin(plan, splits, steps))
 
     def step(self, state: Any, loss: float | None) -> None:
         self.reporter.step(state, loss)
@@ -162,9 +162,9 @@ class Tracked(Reporter):
         self._each(lambda tracker: tracker.end(record))
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for tracker in list(self.beside):
+        for tracker in list(self.trackers):
             try:
                 call(tracker)
             except Exception as error:
-                self.beside.remove(tracker)
+                self.trackers.remove(tracker)
                 self.note(f"{type(tracker).__name__} stopped tracking: {type(error).__name__}: {error}")

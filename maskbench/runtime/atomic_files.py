@@ -1,13 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import errno
 import os
 import tempfile
 from pathlib import Path
 
-PARTIAL = ".partial"  # how the names of files under way end
+PARTIAL_SUFFIX = ".partial"  # of files that are still being written
 
-BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what no other --output on the same disk would help against
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # another --output on the same disk would not help
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the quota is used up: free some space",
@@ -20,21 +20,30 @@ _REMEDIES = {
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Write to a temporary file beside `path`, sync it, rename it, sync the folder: no half-written file is ever seen
-    under the name, and once this returns not even a power cut takes it back. OSError names `path`."""
+    """Write a file so that nobody ever sees it half-written, and a power cut after the return does not undo it.
+
+    A temporary file beside it is written and synced, then renamed, and the folder is synced.
+
+    Args:
+        path: The file; its folder exists.
+        content: Text is written as UTF-8.
+
+    Raises:
+        OSError: It names `path`, not the temporary file.
+    """
     try:
-        partial = _written(path, content.encode() if isinstance(content, str) else content)
+        partial = _write_partial(path, content.encode() if isinstance(content, str) else content)
         try:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        sync(path.parent)
+        fsync_path(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _written(path: Path, content: bytes | memoryview) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+def _write_partial(path: Path, content: bytes | memoryview) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL_SUFFIX)
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -48,25 +57,25 @@ def _written(path: Path, content: bytes | memoryview) -> Path:
     return partial
 
 
-def sync(path: Path) -> None:
-    """Bring a file or a folder's names to the disk."""
+def fsync_path(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot
+        if error.errno != errno.EINVAL:  # of some network file systems, which cannot sync
             raise
     finally:
         os.close(handle)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written directly in `folder`, of which nobody else may be writing."""
-    for partial in folder.glob(f".*{PARTIAL}"):
+def remove_partial_files(folder: Path) -> None:
+    """Remove half-written files that a killed process left in `folder`; no other process may be writing there."""
+    for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
         partial.unlink(missing_ok=True)
 
 
-def trouble(error: OSError) -> str:
-    """What happened to which file, and the remedy, in one line."""
+def describe_os_error(error: OSError) -> str:
+    """The file and the remedy, in one line."""
     remedy = _REMEDIES.get(error.errno or 0, error.strerror or "cannot be done")
     return f"{error.filename}: {remedy}" if error.filename else remedy

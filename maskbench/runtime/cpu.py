@@ -1,4 +1,4 @@
-"""The CPU cores that this process has, and work that is spread over them."""
+"""The CPU: its name and features, the cores that this process may use, and work spread over them."""
 
 import os
 import platform
@@ -8,26 +8,28 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-BLOCK = 4096  # results that may wait at a time
+BLOCK = 4096  # results that may wait in memory at a time
 
 
-def cores() -> int:
-    """Those that it may run on, which a container or a scheduler may have cut down."""
+def core_count() -> int:
+    """Number of cores that this process may use; a container or a scheduler may leave it fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def each(function: Callable[[int], T], count: int) -> Iterator[T]:
-    """`function` of 0, 1, ... count - 1, in order, by a thread for each core: for work that releases the interpreter
-    lock, as that of Pillow and hashlib does."""
-    with ThreadPoolExecutor(cores()) as pool:
+def map_in_threads(function: Callable[[int], T], count: int) -> Iterator[T]:
+    """Yield `function(0)`, `function(1)`, ... `function(count - 1)`, computed by one thread per core.
+
+    It pays for functions that release the interpreter lock, such as those of Pillow and hashlib.
+    """
+    with ThreadPoolExecutor(core_count()) as pool:
         for first in range(0, count, BLOCK):
             yield from pool.map(function, range(first, min(first + BLOCK, count)))
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -35,10 +37,9 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags such as amx_bf16 and avx512_bf16, as Linux names them, and the vendor, e.g. AuthenticAMD;
-    empty elsewhere."""
-    told = {name.strip(): value for name, _, value in (line.partition(":") for line in _cpuinfo())}
-    return frozenset((told.get("vendor_id", "") + " " + told.get("flags", "")).split())
+    """Instruction sets such as amx_bf16 and avx512_bf16, and the vendor, e.g. AuthenticAMD; empty outside Linux."""
+    info = {name.strip(): value for name, _, value in (line.partition(":") for line in _cpuinfo())}
+    return frozenset((info.get("vendor_id", "") + " " + info.get("flags", "")).split())
 
 
 def _cpuinfo() -> list[str]:

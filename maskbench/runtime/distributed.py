@@ -1,65 +1,68 @@
-"""One run by several processes: sums over all of them, and what the first one does for all.
+"""One run on several processes: collectives, and work that one process does for all.
 
-With one process everything here is the identity, so the code that uses it is written once. The loss of a batch is the
-mean of the losses of its parts (maskbench.training.microbatches): each process takes the gradient of its own, and
-DistributedDataParallel averages them.
+With one process every function returns its argument or calls its function directly, so callers need no second branch.
+The loss of a batch is the mean of the losses of its micro-batches (maskbench.training.microbatches): each process
+computes the gradient of its own, and DistributedDataParallel averages them.
 """
 
 import itertools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskbench.errors import Failure, Told
+from maskbench.errors import AlreadyReported, Failure
 
 T = TypeVar("T")
-_alone = 0  # how many blocks say so
+_in_single_process: ContextVar[bool] = ContextVar("in_single_process", default=False)
 
 
-# Who is there.
+# The group of processes.
 
 
-def processes() -> int:
-    """How many there are."""
+def world_size() -> int:
+    """Number of processes that work together at this point: 1 inside `single_process`, else `process_count`."""
+    return 1 if _in_single_process.get() else process_count()
+
+
+def process_count() -> int:
+    """Number of processes of the run, also inside `single_process`."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def world() -> int:
-    """How many processes share what is being done."""
-    return 1 if _alone else processes()
-
-
 def rank() -> int:
-    """The place of this one among them."""
-    return 0 if world() == 1 else dist.get_rank()
+    """Number of this process in its group, from 0; 0 inside `single_process`."""
+    return 0 if world_size() == 1 else dist.get_rank()
 
 
-def first() -> bool:
-    """Whether this process writes and speaks; also in what it does alone."""
+def is_rank0() -> bool:
+    """Whether this process writes files and messages for its group."""
     return rank() == 0
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """In it, this process waits for no other."""
-    global _alone
-    _alone += 1
+def single_process() -> Iterator[None]:
+    """Within the block this process is a group of its own: `world_size` is 1, and no collective waits for others.
+
+    It holds for the thread that enters it, not for threads that this one starts.
+    """
+    token = _in_single_process.set(True)
     try:
         yield
     finally:
-        _alone -= 1
+        _in_single_process.reset(token)
 
 
 # Numbers that depend on the whole batch.
 
 
-class _Sum(torch.autograd.Function):
-    """Over all processes, of values and of gradients. torch has two of these, one deprecated and one internal."""
+class _AllReduceSum(torch.autograd.Function):
+    """The sum of values, and of their gradients. torch has two such functions: one is deprecated, one internal."""
 
     @staticmethod
     def forward(_: Any, values: Tensor) -> Tensor:
@@ -69,120 +72,162 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(_: Any, gradient: Tensor) -> Tensor:
-        summed: Tensor = _Sum.apply(gradient)
+        summed: Tensor = _AllReduceSum.apply(gradient)
         return summed
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum over processes, differentiable."""
-    if world() == 1:
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """Sum a tensor over processes.
+
+    Args:
+        values: Of the same shape in every process.
+
+    Returns:
+        The sum, the same in every process; differentiable: gradients are summed over processes, too.
+    """
+    if world_size() == 1:
         return values
-    summed: Tensor = _Sum.apply(values)
+    summed: Tensor = _AllReduceSum.apply(values)
     return summed
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean over processes, which is that over the batch for means over equal parts of it; differentiable."""
-    return values if world() == 1 else total(values) / world()
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """Average a tensor over processes; differentiable.
+
+    Every process has a micro-batch of the same size, so the mean of their means is the mean over the batch.
+    """
+    return values if world_size() == 1 else all_reduce_sum(values) / world_size()
 
 
-def gather(values: Tensor) -> Tensor:
-    """(processes * B, ...) of (B, ...) in each, in the order of the batch; differentiable."""
-    if world() == 1:
+def all_gather(values: Tensor) -> Tensor:
+    """Concatenate the rows of all processes.
+
+    Args:
+        values: (B, ...), of the same shape in every process.
+
+    Returns:
+        (world_size * B, ...), in the order of the batch; differentiable.
+    """
+    if world_size() == 1:
         return values
-    everywhere = [torch.zeros_like(values) for _ in range(world())]
+    everywhere = [torch.zeros_like(values) for _ in range(world_size())]
     everywhere[rank()] = values
-    return total(torch.cat(everywhere))
+    return all_reduce_sum(torch.cat(everywhere))
 
 
-def pooled(means: Sequence[Tensor], counts: Sequence[int], otherwise: Tensor) -> Tensor:
-    """(D,) the mean over all rows everywhere, given means over so many rows each; `otherwise` if there is no row."""
-    if world() == 1 and len(means) == 1:
-        return means[0] if counts[0] else otherwise
-    zero = torch.zeros_like(otherwise)
-    summed = sum((part * count for part, count in zip(means, counts, strict=True) if count), zero)
-    count = total(torch.full_like(zero[:1], sum(counts)))
-    return torch.where(count > 0, total(summed) / count.clamp_min(1), otherwise)
+def all_reduce_weighted_mean(means: Sequence[Tensor], counts: Sequence[int], default: Tensor) -> Tensor:
+    """Average rows of which only the means over groups are known, over all groups of all processes.
+
+    Args:
+        means: A (D,) mean for each group of this process.
+        counts: The number of rows in each group; 0 allowed.
+        default: (D,), the result where no process has a row.
+
+    Returns:
+        (D,), the same in every process.
+    """
+    if world_size() == 1 and len(means) == 1:
+        return means[0] if counts[0] else default
+    zero = torch.zeros_like(default)
+    row_sum = sum((mean * count for mean, count in zip(means, counts, strict=True) if count), zero)
+    count = all_reduce_sum(torch.full_like(zero[:1], sum(counts)))
+    return torch.where(count > 0, all_reduce_sum(row_sum) / count.clamp_min(1), default)
 
 
-# What all do together.
-
-
-def shares(count: int) -> list[tuple[int, int]] | None:
-    """[from, to) of `count` things for each process; None where there are too few, and each process does all."""
-    if world() == 1 or count < world():
-        return None
-    bounds = [count * number // world() for number in range(world() + 1)]
-    return list(itertools.pairwise(bounds))
-
-
-def exchange(values: Tensor, bounds: Sequence[tuple[int, int]]) -> None:
-    """Fill in the rows of `values` (n, ...) that others have made; bounds: [from, to) for each process."""
-    for source, (start, end) in enumerate(bounds):
-        dist.broadcast(values[start:end], source)
-
-
-def agreed(*numbers: int) -> list[int]:
-    """The largest that any process gives, for each. Goes by the host, so that no GPU is waited for."""
-    if world() == 1:
+def all_reduce_max(*numbers: int) -> list[int]:
+    """The largest value of each number in any process. It goes through the CPU, so no GPU has to be waited for."""
+    if world_size() == 1:
         return list(numbers)
     largest = torch.tensor(numbers)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest.tolist()
 
 
-def on_first(function: Callable[[], T]) -> T:
-    """What `function`, which the first process calls alone, returns or raises there, in all of them."""
-    if world() == 1:
+# Work that is divided.
+
+
+def split_among_ranks(count: int) -> list[tuple[int, int]] | None:
+    """[start, end) of `count` items for each rank; None where there are fewer than ranks and each should do all."""
+    if world_size() == 1 or count < world_size():
+        return None
+    bounds = [count * number // world_size() for number in range(world_size() + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def all_gather_rows(values: Tensor, bounds: Sequence[tuple[int, int]]) -> None:
+    """Fill in the rows of `values` (n, ...) that other ranks computed, in place. bounds: [start, end) for each rank."""
+    for source, (start, end) in enumerate(bounds):
+        dist.broadcast(values[start:end], source)
+
+
+# Work that one process does for all, or each for itself.
+
+
+def run_on_rank0(function: Callable[[], T]) -> T:
+    """Call a function on rank 0, as a `single_process`, while the other processes wait.
+
+    Returns:
+        What it returns, in every process. It is pickled on the way; see `create_on_rank0` for what cannot be.
+
+    Raises:
+        Exception: What it raises, in every process.
+    """
+    if world_size() == 1:
         return function()
-    answer: list[Any] = [None, None]
-    if first():
-        with alone():
-            value, error = _tried(function)
-        answer = [value, _sendable(error)]
-    dist.broadcast_object_list(answer, 0, device=torch.device("cpu"))
-    if first():
-        answer = [value, error]
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
+    sent: list[Any] = [None, None]
+    if is_rank0():
+        value, error = _call_alone(function)
+        sent = [value, _without_repeated_report(error)]
+    dist.broadcast_object_list(sent, 0, device=torch.device("cpu"))
+    if not is_rank0():
+        value, error = sent
+    if error is not None:
+        raise error
+    return value
 
 
-def first_alone(function: Callable[[], T]) -> T | None:
-    """What `function`, which the first process calls alone, returns there, None elsewhere; what it raises in all."""
-    kept: list[T] = []
-    on_first(lambda: kept.append(function()))
-    return kept[0] if kept else None
+def create_on_rank0(function: Callable[[], T]) -> T | None:
+    """Like `run_on_rank0`, for an object that cannot be pickled, such as a lease: None in the other processes."""
+    created: list[T] = []
+    run_on_rank0(lambda: created.append(function()))
+    return created[0] if created else None
 
 
-def together(function: Callable[[], T]) -> T:
-    """What `function`, which every process calls alone, returns here. What it raises anywhere is raised in all."""
-    if world() == 1:
+def run_on_every_rank(function: Callable[[], T]) -> T:
+    """Call a function in every process, each as a `single_process`, and wait for all.
+
+    Returns:
+        What it returns in this process.
+
+    Raises:
+        Exception: What it raises in any process, in every process.
+    """
+    if world_size() == 1:
         return function()
-    with alone():
-        value, error = _tried(function)
-    errors: list[Any] = [None] * world()
-    dist.all_gather_object(errors, _sendable(error))
+    value, error = _call_alone(function)
+    errors: list[Any] = [None] * world_size()
+    dist.all_gather_object(errors, _without_repeated_report(error))
     for number, each in enumerate(errors):
         if each is not None:
             raise error if number == rank() else each
     return value
 
 
-def _tried(function: Callable[[], Any]) -> list[Any]:
-    """[what it returns, None] or [None, what it raises]."""
-    try:
-        return [function(), None]
-    except Exception as error:
-        return [None, error]
+def _call_alone(function: Callable[[], Any]) -> tuple[Any, Any]:
+    """(what it returns, None) or (None, the exception that it raises)."""
+    with single_process():
+        try:
+            return function(), None
+        except Exception as error:
+            return None, error
 
 
-def _sendable(error: Exception | None) -> Exception | None:
-    """What the other processes raise: the same, but for failures, of which one process speaks."""
+def _without_repeated_report(error: Exception | None) -> Exception | None:
+    """What the other processes raise: the same error; Told for a failure, which one process reports for all."""
     if isinstance(error, Failure):
-        return Told(str(error))
+        return AlreadyReported(str(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return Told(str(error))
+        return AlreadyReported(str(error))
     return error

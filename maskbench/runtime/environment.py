@@ -1,4 +1,4 @@
-"""Where a run was made: versions, source revision and machine."""
+"""What a record says about where its run was made: versions, source revision and machine."""
 
 import os
 import platform
@@ -15,8 +15,8 @@ from maskbench.runtime.cpu import cpu_name
 PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
 
 
-def environment(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Versions, source revision and machine, beside the `resolved` device, precision and so on."""
+def describe_environment(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The `environment` of a record: `resolved` (device, precision, ...), versions, source revision and machine."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -33,7 +33,7 @@ def environment(resolved: dict[str, Any]) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.world(),
+        "processes": distributed.world_size(),
         "gpu": gpu,
     }
 

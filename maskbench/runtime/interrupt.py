@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a wish that a run fulfils at its next step."""
+"""Ctrl-C and SIGTERM as a request that a run carries out after its current step."""
 
 import os
 import signal
@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from maskbench.runtime.launcher import launched
+from maskbench.runtime.launcher import detect_launch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A run was asked to stop, and did; what it had is saved. signal: the number of the signal that asked.
+    """A signal stopped a run, and what it had is saved.
 
-    No KeyboardInterrupt, which command-line libraries turn into an error of their own.
+    It is no KeyboardInterrupt, which command-line libraries turn into an error of their own.
+
+    Attributes:
+        signal: The signal's number.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -24,42 +27,54 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def stoppable(*, patient: bool = False) -> Iterator[Callable[[], int | None]]:
-    """Within the block, the first signal does no more than that the yielded function returns its number.
+def catch_stop_signals(*, ignore_repeats: bool = False) -> Iterator[Callable[[], int | None]]:
+    """Within the block, the first SIGINT or SIGTERM is only noted; the second acts as outside, and stops the process.
 
-    The second acts as it would outside: it stops the process at once; but where patient, none after the first is heard,
-    for torchrun, and the process of `--jobs`, pass on what their processes have heard themselves. Signals that were
-    ignored stay ignored. Outside the main thread, which alone receives signals, nothing changes. A block that ends
-    otherwise than by Interrupted although a signal came raises Interrupted, so that none is lost.
+    Signals that were ignored before stay ignored. Nothing changes outside the main thread, which alone gets signals.
+
+    Args:
+        ignore_repeats: Ignore all after the first: torchrun, and the main process of `--jobs`, pass on a signal that
+            their processes may have received already.
+
+    Yields:
+        A function that returns the number of the signal that was noted, None while there is none.
+
+    Raises:
+        Interrupted: At the end of a block that noted a signal and did not raise it itself, so that none is lost.
     """
-    asked: list[int] = []
+    received: list[int] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    ours = {number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    handled = {number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
-        for number in ours:
-            signal.signal(number, signal.SIG_IGN if asked and patient else before[number])
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN if received and ignore_repeats else before[number])
 
-    def hear(number: int, _: FrameType | None) -> None:
-        asked.append(number)
-        if not patient:
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if not ignore_repeats:
             restore()
-        elif len(asked) > 1 or not launched().first:
+        elif len(received) > 1 or not detect_launch().is_rank0:
             return
-        with suppress(OSError):  # whoever read it may have been stopped too
-            os.write(2, b"\nmaskbench: saving after this step" + b"; once more stops at once" * (not patient) + b"\n")
+        _announce(can_be_hurried=not ignore_repeats)
 
     if threading.current_thread() is not threading.main_thread():
-        ours = set()
-    for number in ours:
-        signal.signal(number, hear)
+        handled = set()
+    for number in handled:
+        signal.signal(number, note)
     try:
-        yield lambda: asked[0] if asked else None
+        yield lambda: received[0] if received else None
     except Exception as error:
-        if asked and launched().world == 1:  # else another process says what happened
-            raise Interrupted("stopped", asked[0]) from error
+        if received and detect_launch().world_size == 1:  # otherwise another process reports what happened
+            raise Interrupted("stopped", received[0]) from error
         raise
     finally:
         restore()
-    if asked:
-        raise Interrupted("stopped", asked[0])
+    if received:
+        raise Interrupted("stopped", received[0])
+
+
+def _announce(*, can_be_hurried: bool) -> None:
+    text = b"\nmaskbench: saving after this step" + b"; once more stops at once" * can_be_hurried + b"\n"
+    with suppress(OSError):  # whoever reads stderr may have been stopped, too
+        os.write(2, text)

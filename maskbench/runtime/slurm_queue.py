@@ -1,15 +1,21 @@
-"""Slurm's queue, as far as it holds our jobs."""
+"""The jobs of maskbench in Slurm's queue."""
 
 import shutil
 import subprocess
 from typing import NamedTuple
 
-NAME = "maskbench"  # of our jobs
-ANSWER_S = 30.0
+JOB_NAME = "maskbench"  # of every job that maskbench submits
+SQUEUE_TIMEOUT_S = 30.0
 
 
 class Job(NamedTuple):
-    """state: PENDING, RUNNING, COMPLETING, ... reason: why it waits, in Slurm's word. node: where it runs."""
+    """A job in the queue.
+
+    Attributes:
+        state: PENDING, RUNNING, COMPLETING, ...
+        reason: Why it waits, as Slurm says it.
+        node: Where it runs.
+    """
 
     state: str
     reason: str
@@ -17,13 +23,12 @@ class Job(NamedTuple):
 
 
 def jobs_in_queue() -> dict[str, Job] | None:
-    """Our jobs that wait or run, by id such as 17 or, of an array, 17_3; None where nobody can be asked, because this
-    machine has no Slurm or its controller does not answer."""
+    """The jobs that wait or run, by id: 17, or 17_3 in an array. None where Slurm is missing or does not answer."""
     if shutil.which("squeue") is None:
         return None
-    command = ["squeue", "--noheader", "--array", f"--name={NAME}", "--format=%i|%T|%r|%N"]
+    command = ["squeue", "--noheader", "--array", f"--name={JOB_NAME}", "--format=%i|%T|%r|%N"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [line.split("|") for line in answer.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""The time of training steps, in total and by phase."""
 
 import time
 from collections import defaultdict
@@ -12,8 +12,14 @@ import torch
 class Stopwatch:
     """Wall time and time by phase over a number of steps.
 
-    On a GPU phases are bracketed by events that are read later, so that measuring never makes a step wait; the total
-    runs from and to an idle device.
+    On a GPU each phase lies between two events that are read later, so that measuring never makes a step wait. The
+    total starts and stops when the device is idle.
+
+    Attributes:
+        device: Where the steps run.
+        steps: Number of steps; the caller counts.
+        total_s: Seconds between `resume` and `pause`.
+        phases_s: Seconds by name of phase.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,12 +28,12 @@ class Stopwatch:
         self.total_s = 0.0
         self.phases_s: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        self._before: dict[str, Any] | None = None
-        self._since: float | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._resumed_at: float | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """The time of the enclosed block goes to `name`."""
+        """Count the time of the enclosed block as phase `name`."""
         if self.device.type != "cuda":
             start = time.perf_counter()
             yield
@@ -40,40 +46,40 @@ class Stopwatch:
         self._events.append((name, begin, end))
 
     def resume(self) -> None:
-        """Let the total run."""
+        """Start the total, or start it again."""
         self._synchronise()
-        self._since = time.perf_counter()
+        self._resumed_at = time.perf_counter()
 
     def pause(self) -> None:
-        """Stop the total, e.g. for an evaluation."""
-        assert self._since is not None, "pause follows resume"
+        """Stop the total, for example for an evaluation."""
+        assert self._resumed_at is not None, "pause follows resume"
         self._synchronise()
-        self.total_s += time.perf_counter() - self._since
-        self._since = None
+        self.total_s += time.perf_counter() - self._resumed_at
+        self._resumed_at = None
         for name, begin, end in self._events:
             self.phases_s[name] += begin.elapsed_time(end) / 1000
         self._events.clear()
 
     def restart(self) -> None:
-        """Forget what was measured since the start or `load_state_dict`, while running: it was warm-up."""
+        """Discard, as warm-up, what was measured since the start or `load_state_dict`, and go on measuring."""
         self.pause()
-        self._return()
+        self._reset()
         self.resume()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured so far; the watch is paused."""
-        assert self._since is None, "paused"
+        """What was measured so far, for a checkpoint; only while paused."""
+        assert self._resumed_at is None, "paused"
         return {"steps": self.steps, "total_s": self.total_s, "phases_s": dict(self.phases_s)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what another watch measured."""
-        self._before = state
-        self._return()
+        """Continue from the `state_dict` of another stopwatch."""
+        self._loaded = state
+        self._reset()
 
-    def _return(self) -> None:
-        before = self._before or {"steps": 0, "total_s": 0.0, "phases_s": {}}
-        self.steps, self.total_s = before["steps"], before["total_s"]
-        self.phases_s = defaultdict(float, before["phases_s"])
+    def _reset(self) -> None:
+        start = self._loaded or {"steps": 0, "total_s": 0.0, "phases_s": {}}
+        self.steps, self.total_s = start["steps"], start["total_s"]
+        self.phases_s = defaultdict(float, start["phases_s"])
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":

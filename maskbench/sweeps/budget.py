@@ -1,4 +1,4 @@
-"""How many epochs a budget of seconds or GFLOPs allows: known before the first step, for the schedule depends on it."""
+"""How many epochs a budget of seconds or GFLOPs allows. The schedule depends on it, so it is fixed before training."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -7,78 +7,87 @@ from pathlib import Path
 
 import yaml
 
-from maskbench.config.schema import RunConfig, parse
+from maskbench.config.schema import RunConfig
+from maskbench.config.settings import parse_config
 from maskbench.errors import Failure, UsageError
-from maskbench.runs.plan import Plan, build, load_splits, plan
-from maskbench.runs.run import checked
+from maskbench.runs.plan import Plan, build_state, load_data, make_plan
+from maskbench.runs.run import check_run
 from maskbench.sweeps.time_estimate import seconds_per_step
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.schedules import steps_per_epoch
 
-TRIED = 25  # steps, of which the median counts
+MEASURED_STEPS = 25  # the median counts
+
+Measure = Callable[[Callable[[RunConfig], float], RunConfig], float]  # calls a function with a configuration
 
 
-def fitted(
-    configs: Sequence[RunConfig],
-    measure: Callable[[Callable[[RunConfig], float], RunConfig], float],
-    epochs: dict[str, int],
-) -> list[RunConfig]:
-    """The runs with the number of whole epochs that comes nearest to their budgets; runs without one as they are.
+def fit_epochs_to_budgets(configs: Sequence[RunConfig], measure: Measure, epochs: dict[str, int]) -> list[RunConfig]:
+    """Give each run the number of whole epochs that comes nearest to its budget.
 
-    The share of warm-up stays. Runs of several seeds get the same epochs, and those that were begun keep theirs. An
-    epoch in GFLOPs is counted, which is the same everywhere; in seconds it is the median of TRIED steps here and now,
-    so that what a training took differs a little from its budget, and is in its record. measure: calls a function
-    with a configuration, where that is to be done. UsageError where a budget is less than half an epoch.
+    The share of warm-up epochs stays. Runs that differ only in their seed get the same number, and runs that were begun
+    keep theirs. GFLOPs are counted, which is the same on every machine. Seconds are measured on this machine, so the
+    training takes a little more or less than its budget; its record says how long.
+
+    Args:
+        configs: The runs; those without a budget, or without training, are returned as they are.
+        measure: Calls a function with a configuration, in this process or another.
+        epochs: What was found before, by kind of run; new values are added.
+
+    Raises:
+        UsageError: A budget is less than half an epoch.
+        Failure: A step cannot be measured.
     """
-    found = []
-    for config in configs:
-        if config.train.budget is None or not plan(config).objective.trains:
-            found.append(config)
-            continue
-        planned, _ = load_splits(plan(config))
-        kind = _kind(planned)
-        if kind not in epochs:
-            begun = _begun(Path(config.output))
-            ((unit, amount),) = config.train.budget.items()
-            epochs |= {kind: begun[kind]} if kind in begun else {}
-        if kind not in epochs:
-            checked(config)
-            try:
-                each = measure(partial(_epoch, unit), config)
-            except (UsageError, Failure):
-                raise
-            except Exception as error:
-                raise Failure(f"{planned.label}: a step of it cannot be measured: {error}") from error
-            if amount < each / 2:
-                raise UsageError(
-                    f"{planned.label}: a budget of {amount:g} {unit} is less than half an epoch, which takes {each:.3g}"
-                )
-            epochs[kind] = max(1, round(amount / each))
-        warmup = round(config.train.warmup_epochs * epochs[kind] / config.train.epochs, 6)
-        train = config.train.model_copy(update={"epochs": epochs[kind], "warmup_epochs": warmup})
-        found.append(config.model_copy(update={"train": train}))
-    return found
+    return [_fit_epochs(config, measure, epochs) for config in configs]
 
 
-def _epoch(unit: str, config: RunConfig) -> float:
+def _fit_epochs(config: RunConfig, measure: Measure, epochs: dict[str, int]) -> RunConfig:
+    if config.train.budget is None or not make_plan(config).objective.trains:
+        return config
+    plan, _ = load_data(make_plan(config))
+    key = _budget_key(plan)
+    if key not in epochs:
+        begun = _epochs_of_begun_runs(Path(config.output))
+        epochs[key] = begun[key] if key in begun else _epochs_in_budget(plan.label, config, measure)
+    warmup = round(config.train.warmup_epochs * epochs[key] / config.train.epochs, 6)
+    train = config.train.model_copy(update={"epochs": epochs[key], "warmup_epochs": warmup})
+    return config.model_copy(update={"train": train})
+
+
+def _epochs_in_budget(label: str, config: RunConfig, measure: Measure) -> int:
+    assert config.train.budget is not None, "checked by the caller"
+    ((unit, amount),) = config.train.budget.items()
+    check_run(config)
+    try:
+        epoch = measure(partial(_epoch_cost, unit), config)
+    except (UsageError, Failure):
+        raise
+    except Exception as error:
+        raise Failure(f"{label}: a step of it cannot be measured: {error}") from error
+    if amount < epoch / 2:
+        raise UsageError(f"{label}: a budget of {amount:g} {unit} is less than half an epoch, which takes {epoch:.3g}")
+    return max(1, round(amount / epoch))
+
+
+def _epoch_cost(unit: str, config: RunConfig) -> float:
     """Seconds or GFLOPs of an epoch of training."""
-    planned, splits = load_splits(plan(config))
-    state, steps = build(planned, splits), steps_per_epoch(planned.config, len(splits.train))
+    plan, splits = load_data(make_plan(config))
+    state, steps = build_state(plan, splits), steps_per_epoch(plan.config, len(splits.train))
     if unit == "seconds":
-        return seconds_per_step(planned, splits, state, TRIED) * steps
-    per_image = training_gflops_per_image(planned.config, splits, planned.strategy, state)
-    return per_image * planned.config.train.batch_size * steps
+        return seconds_per_step(plan, splits, state, MEASURED_STEPS) * steps
+    per_image = training_gflops_per_image(plan.config, splits, plan.strategy, state)
+    return per_image * plan.config.train.batch_size * steps
 
 
-def _kind(planned: Plan) -> str:
-    return f"{planned.work} {planned.config.train.budget}"
+def _budget_key(plan: Plan) -> str:
+    """The same for runs that get the same number of epochs."""
+    return f"{plan.cost_key} {plan.config.train.budget}"
 
 
-def _begun(output: Path) -> dict[str, int]:
-    """Epochs by kind of the runs of a folder that were begun."""
+def _epochs_of_begun_runs(output: Path) -> dict[str, int]:
+    """Epochs of the runs in a results folder, by `_budget_key`."""
     begun = {}
     for path in sorted(output.glob("runs/*/config.yaml")):
-        with suppress(UsageError):  # of another version, or a plugin that is not here: not one of these
-            planned = plan(parse(yaml.safe_load(path.read_text())))
-            begun[_kind(planned)] = planned.config.train.epochs
+        with suppress(UsageError):  # of another version, or of a plugin that is not loaded: not one of these
+            plan = make_plan(parse_config(yaml.safe_load(path.read_text())))
+            begun[_budget_key(plan)] = plan.config.train.epochs
     return begun

@@ -1,6 +1,6 @@
-"""A set of runs from its plan to its records: where settings are tuned the trials first, then what they decide."""
+"""A set of runs from plan to records: first the trials that tune settings, then the runs with these settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,39 +9,42 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from maskbench.analysis.tuning import chosen
+from maskbench.analysis.tuning import best_settings
+from maskbench.config.run_set import ChooseSettings, RunSet
 from maskbench.config.schema import RunConfig
 from maskbench.errors import Failure, UsageError
-from maskbench.executors.base import carry_out
-from maskbench.executors.local import Elsewhere
-from maskbench.executors.placement import Place
-from maskbench.executors.worker import Terms
+from maskbench.executors.base import execute_runs
+from maskbench.executors.local import IsolatedWorkers
+from maskbench.executors.placement import Placement
+from maskbench.executors.worker import WorkerOptions
 from maskbench.record import RunRecord
-from maskbench.runs.artifacts import finished
-from maskbench.runs.live_status import Published, announced
-from maskbench.runs.plan import load_splits, plan
+from maskbench.runs.artifacts import read_finished_record
+from maskbench.runs.live_status import StatusReporter, issue_tickets
+from maskbench.runs.plan import Plan, load_data, make_plan
 from maskbench.runs.reporter import Reporter
-from maskbench.runs.run import checked_all, each_once
-from maskbench.runs.trackers import Tracked, trackers
-from maskbench.runtime.distributed import first, on_first, processes, together
-from maskbench.sweeps.budget import fitted
-from maskbench.sweeps.time_estimate import COUNTED, Expected, expect, seconds_for
-
-Choose = Callable[[str], dict[str, Any]]  # of a row that is tuned, its settings
+from maskbench.runs.run import check_runs, run_each
+from maskbench.runs.trackers import TrackingReporter, create_trackers
+from maskbench.runtime.distributed import is_rank0, process_count, run_on_every_rank, run_on_rank0
+from maskbench.sweeps.budget import fit_epochs_to_budgets
+from maskbench.sweeps.time_estimate import MEASURED_PROBES, RunEstimate, estimate_runs, estimate_seconds
 
 
 @dataclass
-class Campaign:
+class Sweep:
     """Runs that belong together.
 
-    runs: their configurations, given what was chosen. trials: the runs that choose; none where nothing is tuned.
-    place: where they are carried out. plugins: to load there. force: repeat what is done. checkpoint_every: see
-    `Attempt`. track: names of trackers.
+    Attributes:
+        run_set: The runs to compare, and the trials that choose their settings.
+        placement: Where runs are executed.
+        plugins: To load there.
+        force: Repeat what is done.
+        checkpoint_every: Seconds between checkpoints; None: the default.
+        reporter: Gets lines of text and progress.
+        track: Names of trackers.
     """
 
-    runs: Callable[[Choose | None], list[RunConfig]]
-    trials: Sequence[RunConfig] = ()
-    place: Place = field(default_factory=Place)
+    run_set: RunSet
+    placement: Placement = field(default_factory=Placement)
     plugins: Sequence[str] = ()
     force: bool = False
     checkpoint_every: float | None = None
@@ -50,78 +53,91 @@ class Campaign:
     _epochs: dict[str, int] = field(default_factory=dict)  # that budgets allow, as far as measured
 
     def __post_init__(self) -> None:
-        self._measure = Elsewhere(self.plugins, self.place.at_once)
+        self._workers = IsolatedWorkers(self.plugins, self.placement.concurrent_runs)
 
-    def plan(self) -> tuple[list[RunConfig], list[RunConfig]]:
-        """The trials and the runs, with what their budgets allow; the runs by what is known of the trials, so far."""
-        trials = self._fitted(self.trials)
-        done = [finished(load_splits(plan(config))[0].folder) for config in trials]
-        known = [record for record in done if record is not None]
-        return trials, self._fitted(self.runs(self._choose(trials, known)))
+    def start_workers(self) -> None:
+        """Start the processes that will execute the runs on this machine, so that they are ready when the plan is."""
+        if self.placement.is_local:
+            self._workers.start_all()
 
-    def carry_out(self) -> tuple[int, list[RunRecord]]:
-        """Do all that is not done yet; how many runs there are, and the records of those that have one."""
-        trials, runs = on_first(self.plan)
+    def resolve_configs(self) -> tuple[list[RunConfig], list[RunConfig]]:
+        """The trials and the runs, with the epochs of their budgets, and settings by the trials that are done."""
+        trials = self._resolve(self.run_set.trials)
+        records = [read_finished_record(load_data(make_plan(config))[0].folder) for config in trials]
+        done = [record for record in records if record is not None]
+        return trials, self._resolve(self.run_set.runs(_settings_of_row(trials, done)))
+
+    def describe_plan(self) -> str:
+        """A table of the runs: how many are done, and about how long the rest takes. It measures a few steps here."""
+        if self.placement.is_local:
+            self.reporter.note("measuring a few steps of each kind of run, to estimate how long they will take")
+        trials, runs = self.resolve_configs()
+        estimates = estimate_runs(check_runs([*trials, *runs]), self._estimate_seconds)
+        return _format_estimates(estimates, runs[0].output, self.placement.concurrent_runs)
+
+    def run(self) -> tuple[int, list[RunRecord]]:
+        """Execute what is not done yet.
+
+        Returns:
+            How many runs there are, and the records of those that have one. Trials are not counted.
+        """
+        trials, runs = run_on_rank0(self.resolve_configs)
         if trials:
-            records = self._go(trials)
-            runs = on_first(lambda: self._fitted(self.runs(self._choose(trials, records))))
-            self._tell(trials, records)
-        return len({plan(config).run_id for config in runs}), self._go(runs)
+            records = self._execute(trials)
+            runs = run_on_rank0(lambda: self._resolve(self.run_set.runs(_settings_of_row(trials, records))))
+            self._report_settings(trials, records)
+        return len({make_plan(config).run_id for config in runs}), self._execute(runs)
 
-    def summon(self) -> None:
-        """Start the processes that will do the runs here, so that they are ready when the plan is."""
-        if self.place.here:
-            self._measure.summon()
-
-    def told(self) -> str:
-        """Which runs there are, what is done of them, and about how long the rest takes."""
-        if self.place.here:
-            self.reporter.note("trying a few steps of each kind of run, to say how long they will take")
-        trials, runs = self.plan()
-
-        def seconds(config: RunConfig) -> float | None:
-            if not self.place.here:
-                return None  # this machine says nothing of the others
-            try:
-                return self._measure(seconds_for, config)
-            except UsageError:
-                raise
-            except Exception:  # the run will say what it is
-                return None
-
-        return _table(expect(checked_all([*trials, *runs]), seconds), runs[0].output, self.place.at_once)
-
-    def _fitted(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
-        if processes() > 1 and any("seconds" in (config.train.budget or {}) for config in configs):
+    def _resolve(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
+        """With `auto` as the placement means it, and the epochs of their budgets."""
+        if process_count() > 1 and any("seconds" in (config.train.budget or {}) for config in configs):
             raise UsageError("a budget of seconds is measured in one process; give train.epochs, or budget.gflops")
-        return fitted([self.place.settled(config) for config in configs], self._measure, self._epochs)
+        resolved = [self.placement.resolve_auto(config) for config in configs]
+        return fit_epochs_to_budgets(resolved, self._workers, self._epochs)
 
-    def _go(self, configs: list[RunConfig]) -> list[RunRecord]:
-        crew = self._measure.handed_over() if self.place.here and self.place.at_once > 1 else []
-        self._measure.close()  # its memory is for the runs
-        planned = together(partial(checked_all, configs))
-        torch.cuda.empty_cache()  # of what was tried: other processes have the GPU next
-        with announced(planned, self.place.on) if first() else nullcontext():
-            if self.place.here and self.place.at_once == 1:
-                reporter: Reporter = Tracked(self.reporter, trackers(self.track))
-                reporter = Published(reporter) if first() else reporter
-                return each_once(planned, self.force, reporter, self.checkpoint_every)
-            terms = Terms(self.plugins, self.checkpoint_every, self.track)
-            opened = partial(self.place.executor, terms, configs[0], crew)
-            return carry_out(planned, opened, self.force, self.reporter)
-
-    def _choose(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> Choose | None:
-        """The best of a row's trials, as far as they are done; where none is, the first."""
-        if not trials:
+    def _estimate_seconds(self, config: RunConfig) -> float | None:
+        """Of a run; None where it cannot be measured, because it fails or other machines will execute it."""
+        if not self.placement.is_local:
             return None
-        first = {_tuning(config).row: _tuning(config).settings for config in reversed(trials)}
-        return lambda row: chosen(records, row) or first[row]
+        try:
+            return self._workers(estimate_seconds, config)
+        except UsageError:
+            raise
+        except Exception:  # the run itself will report it
+            return None
 
-    def _tell(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> None:
+    def _execute(self, configs: list[RunConfig]) -> list[RunRecord]:
+        is_local, several = self.placement.is_local, self.placement.concurrent_runs > 1
+        workers = self._workers.release() if is_local and several else []
+        self._workers.close()  # its memory is for the runs
+        plans = run_on_every_rank(partial(check_runs, configs))
+        torch.cuda.empty_cache()  # of the measurements: other processes use the GPU next
+        with issue_tickets(plans, self.placement.on) if is_rank0() else nullcontext():
+            if is_local and not several:
+                return self._execute_here(plans)
+            options = WorkerOptions(self.plugins, self.checkpoint_every, self.track)
+            create_executor = partial(self.placement.create_executor, options, configs[0], workers)
+            return execute_runs(plans, create_executor, self.force, self.reporter)
+
+    def _execute_here(self, plans: list[Plan]) -> list[RunRecord]:
+        """One after another, in this process and those that share each run with it."""
+        reporter: Reporter = TrackingReporter(self.reporter, create_trackers(self.track))
+        reporter = StatusReporter(reporter) if is_rank0() else reporter
+        return run_each(plans, self.force, reporter, self.checkpoint_every)
+
+    def _report_settings(self, trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> None:
         for row in dict.fromkeys(_tuning(config).row for config in trials):
-            settings = chosen(records, row)
+            settings = best_settings(records, row)
             words = ", ".join(f"{path}={value}" for path, value in (settings or {}).items())
             self.reporter.note(f"{row}: {words or 'no combination was completed; the first one is taken'}")
+
+
+def _settings_of_row(trials: Sequence[RunConfig], records: Sequence[RunRecord]) -> ChooseSettings | None:
+    """By the best of a row's trials that have a record, else by its first trial; None where there are no trials."""
+    if not trials:
+        return None
+    first = {_tuning(config).row: _tuning(config).settings for config in reversed(trials)}
+    return lambda row: best_settings(records, row) or first[row]
 
 
 def _tuning(config: RunConfig) -> Any:
@@ -130,20 +146,25 @@ def _tuning(config: RunConfig) -> Any:
     return config.tuning
 
 
-def _table(expected: Sequence[Expected], output: str, jobs: int) -> str:
+def _format_estimates(estimates: Sequence[RunEstimate], output: str, jobs: int) -> str:
+    left = sum(each.seconds or 0 for each in estimates) / jobs / 60
+    done = sum(each.state == "done" for each in estimates)
+    others = {probe.name for each in estimates for probe in each.plan.probes} - MEASURED_PROBES
+    not_counted = f"; not counted: {', '.join(sorted(others))}" if others else ""
+    order = "one after another" if jobs == 1 else f"{jobs} at a time"
+    is_known = None not in [each.seconds for each in estimates]
+    rest = f"; the rest takes about {left:.0f} minutes, {order}" if is_known else ""
+    return f"{_table(estimates)}\n{len(estimates)} runs for {output}, {done} done{rest}{not_counted}"
+
+
+def _table(estimates: Sequence[RunEstimate]) -> str:
+    """A row for each strategy; its trials have a row of their own."""
     rows: dict[str, list[Any]] = {}
-    for each in expected:
-        label = f"{each.planned.label}, trials" if each.planned.trial else each.planned.label
-        row = rows.setdefault(label if each.planned.trial else each.planned.kind, [label, 0, 0, 0, 0.0])
+    for each in estimates:
+        label = f"{each.plan.label}, trials" if each.plan.is_trial else each.plan.label
+        row = rows.setdefault(label if each.plan.is_trial else each.plan.kind, [label, 0, 0, 0, 0.0])
         row[1] += 1
         row[2] += each.state == "done"
         row[3] += each.state == "started"
         row[4] = "?" if each.seconds is None or row[4] == "?" else row[4] + each.seconds / 60
-    table = tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")
-    left = sum(each.seconds or 0 for each in expected) / jobs / 60
-    done = sum(each.state == "done" for each in expected)
-    others = {probe.name for each in expected for probe in each.planned.probes} - COUNTED
-    more = f"; not counted: {', '.join(sorted(others))}" if others else ""
-    how = "one after another" if jobs == 1 else f"{jobs} at a time"
-    rest = "" if None in [each.seconds for each in expected] else f"; the rest takes about {left:.0f} minutes, {how}"
-    return f"{table}\n{len(expected)} runs for {output}, {done} done{rest}{more}"
+    return tabulate(list(rows.values()), ["strategy", "runs", "done", "started", "minutes left"], floatfmt=".1f")

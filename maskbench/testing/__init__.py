@@ -1,4 +1,4 @@
-"""Does a strategy keep the contract? For the tests of anybody's plugin, and `maskbench check`."""
+"""Tests for strategies, anybody's plugin included: `check_strategy`, which `maskbench check` runs, too."""
 
 from maskbench.testing.conformance import Finding, Report, check_strategy
 

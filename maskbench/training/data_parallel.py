@@ -11,13 +11,13 @@ from torch.nn.parallel import DistributedDataParallel
 from maskbench.runtime import distributed
 
 
-def parallel(module: nn.Module) -> nn.Module:
+def wrap_ddp(module: nn.Module) -> nn.Module:
     """`module` with gradients averaged over processes: DistributedDataParallel.
 
     Some parameters are not in use, always or at times (mask tokens, frozen prototypes); they keep having no gradient.
     Buffers follow from what all processes know, so nobody sends them.
     """
-    if distributed.world() == 1:
+    if distributed.world_size() == 1:
         return module
     device = next(module.parameters()).device
     # Were all in use, torch would warn of that, from C++ straight to stderr, where no filter of Python's reaches it.
@@ -27,6 +27,6 @@ def parallel(module: nn.Module) -> nn.Module:
         return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
 
 
-def unsynced(module: nn.Module) -> AbstractContextManager[Any]:
+def without_sync(module: nn.Module) -> AbstractContextManager[Any]:
     """For all parts of a batch but the last: gradients add up in the process and are not averaged yet."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

@@ -1,5 +1,6 @@
 """A strategy outside of a run: one view of a batch, in anybody's training loop."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from maskbench.core.context import SIGNALS, Context
 from maskbench.core.grid import Grid
-from maskbench.core.rng import seed_for
+from maskbench.core.rng import derive_seed
 from maskbench.core.view import View, complete
 from maskbench.strategy import REGISTRY, Strategy
 
@@ -29,19 +30,36 @@ def degrade(
     module: nn.Module | None = None,
     **parameters: Any,
 ) -> View:
-    """What a strategy makes of `images` (B, C, H, W), normalised, on any device. No target or weight is left None.
+    """A strategy's view of `images`, in any training loop.
 
-    The draws of a row depend on (seed, epoch, row) alone. The signals are tensors as
-    maskbench.core.context.SIGNALS says; a missing one
-    that the strategy needs is a ValueError that names it. `parameters` are the strategy's. module: what
-    the strategy's `build` returned; where it is None, it is built from `seed`, and fitted to `images`.
+    The random draws of a row depend on (seed, epoch, row) alone.
+
+    Args:
+        name_or_strategy: A registered name, or a strategy.
+        images: (B, C, H, W), normalised, on any device. Not changed.
+        patch_size: Side of a patch in pixels; divides H and W.
+        seed: Seed of all draws.
+        epoch: Number of the epoch, from 0; other epochs give other draws.
+        attention: (B, N) attention of a teacher's class token to each patch, for strategies that need it.
+        features: (B, N, D) last tokens of a teacher.
+        embeddings: (B, N, D) patch embeddings, with positions.
+        patch_loss: (B, N) loss of each patch under a teacher.
+        parts: (B, N) part maps of the data.
+        source: (B, C, H', W') wider crop of which `images` are the centre, for strategies with `source_scale` > 1.
+        progress: Share of the training done, in [0, 1], for strategies that change with it.
+        module: What the strategy's `build` returned. None: it is built from `seed` and fitted to `images`.
+        **parameters: The strategy's parameters.
+
+    Returns:
+        The view, with no target and no weight left None.
+
+    Raises:
+        UsageError: Unknown strategy or parameter. It is a ValueError.
+        ValueError: A signal is missing that the strategy needs (the message names it), or the grid cannot be served.
     """
-    strategy = name_or_strategy
-    if isinstance(strategy, str):
-        strategy = REGISTRY.create(strategy, **parameters)
-    elif parameters:
-        strategy = strategy.replace(**parameters)
-    given = {
+    strategy = REGISTRY.create(name_or_strategy) if isinstance(name_or_strategy, str) else name_or_strategy
+    strategy = strategy.replace(**parameters)
+    possible = {
         "attention": attention,
         "features": features,
         "embeddings": embeddings,
@@ -49,20 +67,27 @@ def degrade(
         "parts": parts,
         "source": source,
     }
-    signals = {signal: value for signal, value in given.items() if value is not None}
-    wanted = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
-    for signal in sorted(wanted - signals.keys()):
+    signals = {signal: value for signal, value in possible.items() if value is not None}
+    needed = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
+    for signal in sorted(needed - signals.keys()):
         raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
     grid = Grid.of(images, patch_size)
     index = torch.arange(len(images), device=images.device)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32
         if module is None:
-            width = next((signals[name].shape[-1] for name in ("embeddings", "features") if name in signals), 0)
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed_for(seed, "init", "strategy"))
-                module = strategy.build(images, grid, width)
-            module = None if module is None else module.to(images.device)
+            module = _build(strategy, images, grid, signals, seed)
         context = Context(
             grid, index, seed=seed, epoch=epoch, step=0, progress=progress, module=module, signals=signals
         )
         return complete(strategy(images, context), images, grid, strategy.name)
+
+
+def _build(
+    strategy: Strategy, images: Tensor, grid: Grid, signals: Mapping[str, Tensor], seed: int
+) -> nn.Module | None:
+    """What the strategy learns or fits, from a stream of its own; torch's generator stays as it is."""
+    width = next((signals[name].shape[-1] for name in ("embeddings", "features") if name in signals), 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "init", "strategy"))
+        module = strategy.build(images, grid, width)
+    return None if module is None else module.to(images.device)

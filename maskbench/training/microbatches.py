@@ -1,4 +1,7 @@
-"""Parts of a batch, in other processes or one after the other: the mean of their losses is the loss of the batch."""
+"""Micro-batches: a batch in parts, in other processes or one after the other (gradient accumulation).
+
+The mean of the micro-batches' losses is the loss of the batch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,33 +9,39 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from maskbench.core.view import Term
-from maskbench.objective import Examples, Outcome
+from maskbench.core.view import MicroBatchTerm, Term
+from maskbench.objective import Examples, StepOutput
 from maskbench.runtime import distributed
 
-ROWS = 32  # of which each part holds a multiple: images are mixed with others of their 32
+ROWS = 32  # of which each micro-batch holds a multiple: images are mixed with others of their 32
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows of a batch: the numbers of their images (B,) int64, the place of the first, how many the batch has."""
+class MicroBatch:
+    """Rows of a batch.
+
+    Attributes:
+        index: (B,) int64, the numbers of their images.
+        start: Place of the first row in the batch.
+        size: Rows of the whole batch.
+    """
 
     index: Tensor
     start: int
     size: int
 
 
-def cut(index: Tensor, count: int) -> list[Part]:
-    """This process's share of the batch `index`, in `count` parts."""
-    size, world = len(index), distributed.world()
+def split_batch(index: Tensor, count: int) -> list[MicroBatch]:
+    """This process's share of the batch `index`, in `count` micro-batches."""
+    size, world = len(index), distributed.world_size()
     rows = size // (world * count)
     starts = [(distributed.rank() * count + number) * rows for number in range(count)]
-    return [Part(index[start : start + rows], start, size) for start in starts]
+    return [MicroBatch(index[start : start + rows], start, size) for start in starts]
 
 
-def refusal(batch: int, count: int) -> str | None:
-    """Why a batch cannot be cut into `count` parts in each process, with a size that can; None where it can."""
-    world = distributed.processes()
+def indivisible_reason(batch: int, count: int) -> str | None:
+    """Why a batch cannot be split into `count` micro-batches per process, with a size that can; None where it can."""
+    world = distributed.process_count()
     unit = ROWS * world * count
     if world * count == 1 or batch % unit == 0:
         return None
@@ -44,20 +53,23 @@ def refusal(batch: int, count: int) -> str | None:
     )
 
 
-def whole(given: Sequence[Examples]) -> Sequence[Examples]:
-    """The parts that this process has of a batch, told what they must know of the rest: the mean weight of each term
-    over all parts, by which it is divided instead of its own, and which part is the last."""
-    if len(given) * distributed.world() == 1:
-        return given
-    weights = torch.stack([_mean_weights(each) for each in given]).mean(0)
-    density = distributed.mean(weights) if len(weights) else weights
-    last = len(given) - 1
-    return [replace(_divided(each, density), last=number == last) for number, each in enumerate(given)]
+def share_term_weights(micro_batches: Sequence[Examples]) -> Sequence[Examples]:
+    """The micro-batches of this process, with what they must know of the rest of the batch: the mean weight of each
+    term over all of it, by which the term is divided, and which of them is the last."""
+    if len(micro_batches) * distributed.world_size() == 1:
+        return micro_batches
+    weights = torch.stack([_mean_weights(examples) for examples in micro_batches]).mean(0)
+    mean_weights = distributed.all_reduce_mean(weights) if len(weights) else weights
+    last = len(micro_batches) - 1
+    return [
+        replace(_with_mean_weights(examples, mean_weights), last=number == last)
+        for number, examples in enumerate(micro_batches)
+    ]
 
 
-def _mean_weights(given: Examples) -> Tensor:
+def _mean_weights(examples: Examples) -> Tensor:
     """(T,) of the terms of all views."""
-    terms = [term for view in given.views for term in view.terms]
+    terms = [term for view in examples.views for term in view.terms]
     return torch.stack([_weight(term).mean() for term in terms]) if terms else torch.zeros(0)
 
 
@@ -66,18 +78,19 @@ def _weight(term: Term) -> Tensor:
     return term.weight
 
 
-def _divided(given: Examples, density: Tensor) -> Examples:
-    each, views = iter(density), []
-    for view in given.views:
-        views.append(replace(view, terms=tuple(replace(term, density=next(each)) for term in view.terms)))
-    return replace(given, views=tuple(views))
+def _with_mean_weights(examples: Examples, mean_weights: Tensor) -> Examples:
+    each, views = iter(mean_weights), []
+    for view in examples.views:
+        terms = tuple(MicroBatchTerm(**vars(term), mean_weight=next(each)) for term in view.terms)
+        views.append(replace(view, terms=terms))
+    return replace(examples, views=tuple(views))
 
 
-def joint(outcomes: Sequence[Outcome]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss and the logs of a batch, given the outcomes of the parts that this process has."""
-    one = outcomes[0]
-    if len(outcomes) * distributed.world() == 1:
+def mean_outputs(outputs: Sequence[StepOutput]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and the logs of a batch, given the outputs of the micro-batches that this process has."""
+    one = outputs[0]
+    if len(outputs) * distributed.world_size() == 1:
         return one.loss, dict(one.logs)
-    rows = [torch.stack([outcome.loss, *outcome.logs.values()]) for outcome in outcomes]
-    loss, *logs = distributed.mean(torch.stack(rows).mean(0))
+    rows = [torch.stack([output.loss, *output.logs.values()]) for output in outputs]
+    loss, *logs = distributed.all_reduce_mean(torch.stack(rows).mean(0))
     return loss, dict(zip(one.logs, logs, strict=True))

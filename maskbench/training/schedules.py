@@ -16,10 +16,12 @@ def steps_per_epoch(config: RunConfig, images: int) -> int:
 def learning_rate(config: RunConfig, step: int, per_epoch: int) -> float:
     """Linear warm-up from 0, then a half cosine down to `min_lr` at the last step."""
     train = config.train
-    return scheduled(config.lr, train.min_lr, step, round(train.warmup_epochs * per_epoch), train.epochs * per_epoch)
+    return warmup_cosine(
+        config.lr, train.min_lr, step, round(train.warmup_epochs * per_epoch), train.epochs * per_epoch
+    )
 
 
-def scheduled(peak: float, end: float, step: int, warmup: int, total: int) -> float:
+def warmup_cosine(peak: float, end: float, step: int, warmup: int, total: int) -> float:
     """Linear from 0 to `peak` in `warmup` steps, then a half cosine down to `end` at the last of `total`."""
     if step < warmup:
         return peak * (step + 1) / warmup

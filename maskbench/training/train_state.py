@@ -8,66 +8,78 @@ from torch import Tensor, nn
 
 from maskbench.config.schema import RunConfig
 from maskbench.models.ema_teacher import SIGNALS as TEACHER_SIGNALS
-from maskbench.models.ema_teacher import Teacher
+from maskbench.models.ema_teacher import EMATeacher
 from maskbench.objective import Head
 from maskbench.strategy import Strategy
 from maskbench.training.schedules import weight_decay_groups
 
 
 @dataclass
-class State:
+class TrainState:
     """Everything that changes during training, savable and restorable as one object between any two steps.
 
-    Streams, data order and schedule are functions of (seed, epoch, step), so the step number stands for them.
+    Random streams, data order and schedules are functions of (seed, epoch, step), so the step number stands for them.
+
+    Attributes:
+        head: The objective's networks, the encoder among them.
+        optimizer: Of all trained parameters.
+        module: The strategy's network or fitted state.
+        teacher: EMA teacher that the strategy looks through.
+        step: Steps made.
+        curve: A row per finished epoch.
+        loss_sum: Over the steps of the epoch under way.
+        log_sums: Likewise, of the objective's logs.
+        ratio_sums: (3,) over all images so far: count, sum and sum of squares of the realised ratio.
     """
 
     head: Head
     optimizer: torch.optim.Optimizer
     module: nn.Module | None = None
-    teacher: Teacher | None = None
+    teacher: EMATeacher | None = None
     step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
-    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # over the epoch under way
-    log_sums: dict[str, Tensor] = field(default_factory=dict)  # likewise
-    ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))  # n, sum, sum of squares
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    log_sums: dict[str, Tensor] = field(default_factory=dict)
+    ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     @property
-    def learns_to_mask(self) -> bool:
+    def trains_strategy(self) -> bool:
         """Whether the strategy has a network in training, whose own loss may compare images with each other."""
         return self.module is not None and any(each.requires_grad for each in self.module.parameters())
 
-    def _parts(self) -> dict[str, Any]:
+    def _stateful(self) -> dict[str, Any]:
         named = {"head": self.head, "optimizer": self.optimizer, "module": self.module, "teacher": self.teacher}
-        return {name: part for name, part in named.items() if part is not None}
+        return {name: each for name, each in named.items() if each is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
-        state = {name: part.state_dict() for name, part in self._parts().items()}
+        plain = ("step", "curve", "loss_sum", "log_sums", "ratio_sums")
         return {
-            **state,
-            **{name: getattr(self, name) for name in ("step", "curve", "loss_sum", "log_sums", "ratio_sums")},
+            **{name: each.state_dict() for name, each in self._stateful().items()},
+            **{name: getattr(self, name) for name in plain},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned under the same configuration."""
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        for name, each in self._stateful().items():
+            each.load_state_dict(state[name])
         self.step, self.curve = state["step"], list(state["curve"])
         device = self.loss_sum.device
-        self.loss_sum, self.ratio_sums = (state[name].clone().to(device) for name in ("loss_sum", "ratio_sums"))
+        self.loss_sum = state["loss_sum"].clone().to(device)
+        self.ratio_sums = state["ratio_sums"].clone().to(device)
         self.log_sums = {name: value.clone().to(device) for name, value in state["log_sums"].items()}
 
 
-def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> State:
+def initial_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> TrainState:
     """The state before the first step; `head` and `module` are on their device."""
     trained = nn.ModuleList([head] if module is None else [head, module])
     groups = weight_decay_groups(trained, config.train.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, fused=True)
     teacher = None
-    if (strategy.needs & TEACHER_SIGNALS) - head.offers:
-        teacher = Teacher(followed(head, strategy), config.train.teacher_momentum)
+    if (strategy.needs & TEACHER_SIGNALS) - head.provides_signals:
+        teacher = EMATeacher(teacher_source(head, strategy), config.train.teacher_momentum)
     device = head.encoder.mask_token.device
-    return State(
+    return TrainState(
         head,
         optimizer,
         module,
@@ -77,6 +89,6 @@ def new_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Modu
     )
 
 
-def followed(head: Head, strategy: Strategy) -> nn.Module:
-    """What the strategy's teacher is the moving average of: the encoder, or all that it takes to measure a loss."""
+def teacher_source(head: Head, strategy: Strategy) -> nn.Module:
+    """What the strategy's EMA teacher follows: the encoder, or all that it takes to measure the loss of patches."""
     return head if "patch_loss" in strategy.needs else head.encoder

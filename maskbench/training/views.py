@@ -1,109 +1,84 @@
-"""From the numbers of images to what the objective is shown: crops, the strategy's context, its views."""
+"""What a strategy gets for the crops of a step, and the views that it makes of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from maskbench.config.schema import RunConfig
 from maskbench.core.context import Context
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.core.view import View, complete
-from maskbench.data.splits import Splits
-from maskbench.objective import Examples
 from maskbench.runtime.hardware import autocast
-from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
-from maskbench.training.crops import Batch, full_crops, local_crops
-from maskbench.training.microbatches import Part
-from maskbench.training.train_state import State
+from maskbench.training.crops import Crops
+from maskbench.training.microbatches import MicroBatch
+from maskbench.training.train_state import TrainState
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A part of a batch as the objective gets it, and what the strategy was given for each of its crops."""
-
-    part: Part
-    given: Examples
-    contexts: Sequence[Context]
-
-
-def shown_of(
-    config: RunConfig,
-    splits: Splits,
-    strategy: Strategy,
-    state: State,
-    part: Part,
-    epoch: int,
-    progress: float,
-    watch: Stopwatch,
-) -> Shown:
-    """From the numbers of a part's images to what the objective is shown: crops and views."""
-    head, index = state.head, part.index
-    with watch.phase("data"):
-        taken = splits.train.bare().take(index)
-    with watch.phase("augment"):
-        batches = full_crops(config, strategy, splits, head.recipe, taken, index, epoch)
-        local = local_crops(config, splits, head.recipe, taken, index, epoch)
-        clean = tuple(batch.images for batch in batches)
-    with watch.phase("teacher"), autocast(config.system):
-        head.prepare(clean, progress)
-    with watch.phase("mask"):
-        contexts = [context_for(config, strategy, state, batch, epoch, progress, part) for batch in batches]
-        views = tuple(map(partial(degraded, strategy), batches, contexts))
-    return Shown(part, Examples(views, clean, taken.labels, local), contexts)
-
-
-def degraded(strategy: Strategy, batch: Batch, context: Context) -> View:
-    """What the strategy makes of a batch: complete, and without gradients unless it learns."""
+def make_view(strategy: Strategy, crops: Crops, context: Context) -> View:
+    """The strategy's view of these crops: complete, and without gradients unless the strategy learns."""
     with torch.set_grad_enabled(context.module is not None and torch.is_grad_enabled()):
-        return complete(strategy(batch.images, context), batch.images, context.grid, strategy.name)
+        return complete(strategy(crops.images, context), crops.images, context.grid, strategy.name)
 
 
-def context_for(
+def make_context(
     config: RunConfig,
     strategy: Strategy,
-    state: State,
-    batch: Batch,
+    state: TrainState,
+    crops: Crops,
     epoch: int,
     progress: float,
-    part: Part | None = None,
+    micro_batch: MicroBatch | None = None,
 ) -> Context:
-    """What the strategy is given. Signals are computed when it asks, so their time is the strategy's. part: which rows
-    of the batch these are; all of them if it is not given."""
-    encoder, teacher = state.head.encoder, state.teacher
-    images, index = batch.images, batch.index
-    signals: dict[str, Tensor | Callable[[], Tensor]] = {}
-    draws = Draws(keys(index, config.seed, "patch-loss", epoch))
+    """The strategy's context for these crops.
 
-    def offer(name: str, signal: Callable[[Tensor], Tensor]) -> None:
-        def compute() -> Tensor:
-            with torch.no_grad(), autocast(config.system):
-                return signal(images)
-
-        if name in strategy.needs:
-            signals[name] = compute
-
-    offer("embeddings", encoder.patch_embeddings)
-    knowing = state.head if teacher is None else teacher
-    for name in strategy.needs & {"attention", "features"}:
-        offer(name, getattr(knowing, name))
-    if teacher is not None:
-        offer("patch_loss", lambda images: teacher.patch_loss(images, batch.labels, draws))
-    if batch.source is not None:
-        signals["source"] = batch.source
+    micro_batch: which rows of the global batch they are; None: all of them.
+    """
+    index, rows, batch_size = crops.index, None, None
+    if micro_batch is not None:
+        start, batch_size = micro_batch.start, micro_batch.size
+        rows = torch.arange(start, start + len(index), device=index.device)
     return Context(
-        encoder.grid,
+        state.head.encoder.grid,
         index,
         seed=config.seed,
         epoch=epoch,
         step=state.step,
         progress=progress,
-        rows=None if part is None else torch.arange(part.start, part.start + len(index), device=index.device),
-        batch_size=None if part is None else part.size,
+        rows=rows,
+        batch_size=batch_size,
         module=state.module,
-        signals=signals,
-        crop=batch.crop,
+        signals=_signals(config, strategy, state, crops, epoch),
+        crop=crops.number,
     )
+
+
+def _signals(
+    config: RunConfig, strategy: Strategy, state: TrainState, crops: Crops, epoch: int
+) -> dict[str, Tensor | Callable[[], Tensor]]:
+    """The signals that the strategy needs, computed when it reads them, so that their time is the strategy's."""
+    teacher = state.teacher
+    source = state.head if teacher is None else teacher  # some objectives have a teacher of their own
+    compute: dict[str, Callable[[], Tensor]] = {
+        "embeddings": lambda: state.head.encoder.embed_patches(crops.images),
+        "attention": lambda: source.attention(crops.images),  # type: ignore[operator]
+        "features": lambda: source.features(crops.images),  # type: ignore[operator]
+    }
+    if teacher is not None:
+        rng = CounterRNG(sample_keys(crops.index, config.seed, "patch-loss", epoch))
+        compute["patch_loss"] = lambda: teacher.patch_loss(crops.images, crops.labels, rng)
+
+    def without_gradient(signal: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def signal_without_gradient() -> Tensor:
+            with torch.no_grad(), autocast(config.system):
+                return signal()
+
+        return signal_without_gradient
+
+    signals: dict[str, Tensor | Callable[[], Tensor]] = {
+        name: without_gradient(signal) for name, signal in compute.items() if name in strategy.needs
+    }
+    if crops.source is not None:
+        signals["source"] = crops.source
+    return signals

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from maskbench.analysis.figures import drawn, write_figures
-from maskbench.analysis.figures.accuracy_against_cost import front
-from maskbench.analysis.figures.style import COLOURS, MANY, RC, looks, picked
+from maskbench.analysis.figures import draw_figures, write_figures
+from maskbench.analysis.figures.accuracy_against_cost import pareto_front
+from maskbench.analysis.figures.style import COLOURS, MANY, RC, assign_looks, pick_coloured
 from maskbench.analysis.results import Results
 from maskbench.record import RunRecord
 from tests.helpers.records import record
@@ -43,7 +43,7 @@ def runs(names: list[str], seeds: int, **changes: Any) -> list[RunRecord]:
 
 def figures_of(records: list[RunRecord]) -> dict[str, Figure]:
     with matplotlib.rc_context(RC):
-        return dict(drawn(Results(Path(), records, [])))
+        return dict(draw_figures(Results(Path(), records, [])))
 
 
 def names(count: int) -> list[str]:
@@ -163,7 +163,7 @@ def test_the_front_is_what_nobody_beats() -> None:
     """Against the definition, pair by pair."""
     luck = random.Random(0)
     points = {f"s{number}": (luck.randint(0, 9), luck.randint(0, 9)) for number in range(30)}
-    found = front(points)
+    found = pareto_front(points)
     for label, (x, y) in points.items():
         beaten = any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
         assert beaten == (points[label] not in [points[other] for other in found])
@@ -172,17 +172,17 @@ def test_the_front_is_what_nobody_beats() -> None:
 
 def test_of_many_the_best_the_baseline_and_the_front_are_shown() -> None:
     scores = {f"s{number:02}": number / 100 for number in range(30)}
-    assert picked(dict(list(scores.items())[:MANY]), "s00") == set(list(scores)[:MANY])
-    shown = picked(scores, "s00", ["s03"])
+    assert pick_coloured(dict(list(scores.items())[:MANY]), "s00") == set(list(scores)[:MANY])
+    shown = pick_coloured(scores, "s00", ["s03"])
     assert len(shown) == MANY and {"s00", "s03", "s29", "s20"} <= shown
 
 
 def test_looks() -> None:
     """A strategy's settings share its colour; eight strategies have colours and markers of their own."""
-    few = looks(["random", "gmml", "block", "gmml (ratio=0.5)"])
+    few = assign_looks(["random", "gmml", "block", "gmml (ratio=0.5)"])
     assert few["gmml"]["color"] == few["gmml (ratio=0.5)"]["color"] != few["random"]["color"]
     assert few["gmml"]["marker"] != few["gmml (ratio=0.5)"]["marker"]
-    eight = looks([f"s{number}" for number in range(8)])
+    eight = assign_looks([f"s{number}" for number in range(8)])
     assert {look["color"] for look in eight.values()} == set(COLOURS)
     assert len({look["marker"] for look in eight.values()}) == 8
 

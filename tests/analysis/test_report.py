@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from maskbench.analysis.comparison import comparison
+from maskbench.analysis.comparison import compare_strategies
 from maskbench.analysis.findings import findings
-from maskbench.analysis.report import page, write_report
-from maskbench.analysis.results import Results, frame, read_results
+from maskbench.analysis.report import render_page, write_report
+from maskbench.analysis.results import Results, read_results, to_frame
 from maskbench.record import RunRecord
-from tests.analysis.test_tables import store
-from tests.cli.test_main import maskbench
-from tests.helpers.records import record
+from tests.helpers.command_line import maskbench
+from tests.helpers.records import record, write_records
 
 SCORES = {
     "random": (0.50, 0.52, 0.57),
@@ -33,32 +32,34 @@ def scored(scores: dict[str, tuple[float, ...]] = SCORES) -> list[RunRecord]:
     return [record(name, seed, value) for name, values in scores.items() for seed, value in enumerate(values)]
 
 
-def said(records: list[RunRecord]) -> str:
-    (section,) = comparison(frame(records))
+def findings_of(records: list[RunRecord]) -> str:
+    (section,) = compare_strategies(to_frame(records))
     return " ".join(findings(section))
 
 
 def test_findings_follow_the_statistics() -> None:
-    text = said(scored())
-    assert text.startswith("blur has the highest mean, 54.0 % in linear mean; random cannot be told apart from it.")
+    text = findings_of(scored())
+    assert text.startswith(
+        "blur has the highest mean, 54.0 % in linear mean; the difference from random is not significant."
+    )
     assert "Worse than random: gmml, −9.7 points [−11.1, −8.2]." in text and "Better than" not in text
-    assert "Not separable from random at n = 3: blur." in text
-    assert "untrained (random-init) reads 31.0 %" in text and "by +23.0 points" in text
-    assert "Trained on the labels instead, it reads 62.0 %" in text
-    assert "no evidence about photographs" in text
+    assert "No significant difference from random with 3 seeds: blur." in text
+    assert "without training (random-init) reaches 31.0 %" in text and "by +23.0 points" in text
+    assert "Trained with labels (supervised), it reaches 62.0 %" in text
+    assert "say nothing about photographs" in text
 
 
 def test_one_that_is_best_is_said_to_be() -> None:
-    text = said(scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}))
-    assert text.startswith("gmml is best, 63.2 % in linear mean, told apart from every other strategy.")
+    text = findings_of(scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}))
+    assert text.startswith("gmml is best, 63.2 % in linear mean: significantly different from every other strategy.")
     assert "Better than random: gmml, +10.2 points [" in text
 
 
 def test_few_seeds_claim_nothing() -> None:
-    text = said(scored({"random": (0.5,), "gmml": (0.9,)}))
+    text = findings_of(scored({"random": (0.5,), "gmml": (0.9,)}))
     assert "gmml has the highest mean" in text and "; n = 1 is too few to say which are best" in text
-    assert "Better" not in text and "separable" not in text
-    some = said([*scored({"random": (0.5, 0.6), "gmml": (0.9,), "random-init": (0.4,)})])
+    assert "Better" not in text and "significant" not in text
+    some = findings_of([*scored({"random": (0.5, 0.6), "gmml": (0.9,), "random-init": (0.4,)})])
     assert "n = 1 for some is too few" in some and "changes that by +50.0 points (n = 1)." in some
 
 
@@ -67,34 +68,34 @@ def test_times_that_no_machine_repeats_are_not_told_apart() -> None:
         records = [record(name) for name in rates]
         for each, rate in zip(records, rates.values(), strict=True):
             each.metrics["cost/images_per_s"] = rate
-        return said(records)
+        return findings_of(records)
 
-    assert "Fastest is gmml, at 1000 images/s, with blur within a tenth of that" in at(gmml=1000, blur=920, random=500)
+    assert "Fastest: gmml, 1000 images/s; blur within 10 % of that" in at(gmml=1000, blur=920, random=500)
     alone = at(gmml=1000, blur=890)
-    assert "Fastest is gmml, at 1000 images/s, 1.1 times as fast as blur." in alone and "tenth" not in alone
+    assert "Fastest: gmml, 1000 images/s, 1.1 times as fast as blur." in alone and "within" not in alone
 
 
 def test_one_strategy_with_too_few_seeds_silences_no_other() -> None:
-    text = said([*scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}), record("blur", 0, 0.9)])
+    text = findings_of([*scored({"random": (0.50, 0.52, 0.57), "gmml": (0.60, 0.625, 0.67)}), record("blur", 0, 0.9)])
     assert text.startswith(
-        "blur has the highest mean, 90.0 % in linear mean, from too few seeds to compare (n = 1). gmml"
+        "blur has the highest mean, 90.0 % in linear mean, but too few seeds to compare (n = 1). gmml"
     )
-    assert "gmml is best, 63.2 % in linear mean, told apart" in text and "Better than random: gmml" in text
+    assert "gmml is best, 63.2 % in linear mean: significantly different" in text and "Better than random: gmml" in text
 
 
 def test_all_that_share_a_letter_with_the_best_are_named() -> None:
     """The best is so noisy that nothing can be told apart from it, while others can from each other."""
     scores = {"random": (0.50, 0.51, 0.52), "gmml": (0.40, 0.41, 0.42), "blur": (0.30, 0.55, 0.90)}
-    text = said(scored(scores))
+    text = findings_of(scored(scores))
     assert text.startswith(
-        "blur has the highest mean, 58.3 % in linear mean; random and gmml cannot be told apart from it."
+        "blur has the highest mean, 58.3 % in linear mean; the difference from random and gmml is not significant."
     )
 
 
-def test_what_is_not_complete_is_said() -> None:
+def test_what_is_not_complete_is_findings_of() -> None:
     failed = record("gmml", status="failed", metrics={})
-    assert "Not complete: gmml (1 failed)." in said([record(), record("blur"), failed])
-    assert said([failed]) == "No run of a strategy is complete."
+    assert "Not complete: gmml (1 failed)." in findings_of([record(), record("blur"), failed])
+    assert findings_of([failed]) == "No run of a strategy is complete."
 
 
 class Parsed(HTMLParser):
@@ -120,7 +121,7 @@ def evil() -> list[RunRecord]:
 
 
 def test_everything_from_records_is_escaped(tmp_path: Path) -> None:
-    text = page(Results(tmp_path, evil(), []))
+    text = render_page(Results(tmp_path, evil(), []))
     parsed = Parsed(text)
     assert EVIL not in text and "alert(1)" in parsed.text
     scripts = [attributes for tag, attributes in parsed.tags if tag == "script"]
@@ -129,7 +130,7 @@ def test_everything_from_records_is_escaped(tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched_and_nothing_else_may_run(tmp_path: Path) -> None:
-    parsed = Parsed(page(Results(tmp_path, scored(), [])))
+    parsed = Parsed(render_page(Results(tmp_path, scored(), [])))
     sources = [value or "" for _, attributes in parsed.tags for name, value in attributes.items() if name == "src"]
     assert sources and all(source.startswith("data:") for source in sources)
     assert not [tag for tag, _ in parsed.tags if tag in ("link", "iframe", "object")]
@@ -142,7 +143,7 @@ def test_nothing_is_fetched_and_nothing_else_may_run(tmp_path: Path) -> None:
 
 def test_every_run_can_be_found_and_repeated(tmp_path: Path) -> None:
     records = scored()
-    text = Parsed(page(Results(tmp_path, records, []))).text
+    text = Parsed(render_page(Results(tmp_path, records, []))).text
     for each in records:
         assert f"maskbench rerun {tmp_path}/runs/{each.run_id}" in text
     assert "train.epochs: 6" in text, "settings that all share"
@@ -150,7 +151,7 @@ def test_every_run_can_be_found_and_repeated(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_everything(tmp_path: Path) -> None:
-    store(tmp_path / "mine", *scored())
+    write_records(tmp_path / "mine", *scored())
     done = maskbench("report", "mine", cwd=tmp_path)
     assert done.code == 0 and done.out.strip() == "mine/report.html"
     assert {"report.html", "tables", "figures", "runs"} == {path.name for path in (tmp_path / "mine").iterdir()}
@@ -161,7 +162,7 @@ def test_the_command_writes_everything(tmp_path: Path) -> None:
 
 
 def test_a_page_about_nothing(tmp_path: Path) -> None:
-    assert "No records." in page(Results(tmp_path, [], []))
+    assert "No records." in render_page(Results(tmp_path, [], []))
 
 
 def many() -> list[RunRecord]:
@@ -182,7 +183,7 @@ def test_two_thousand_records_are_reported_quickly(tmp_path: Path) -> None:
 
 
 def store_quickly(folder: Path, records: list[RunRecord]) -> None:
-    for each in records:  # unsynced, unlike `store`
+    for each in records:  # unsynced, unlike `write_records`
         path = folder / "runs" / each.run_id / "record.json"
         path.parent.mkdir(parents=True)
         path.write_text(each.model_dump_json())
@@ -228,7 +229,7 @@ def column(browser: Any, place: int) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    store(folder, *scored())
+    write_records(folder, *scored())
     return write_report(read_results(folder), folder / "report.html")
 
 
@@ -274,18 +275,18 @@ def test_curves_are_read_by_pointer_and_keyboard(browser: Any, report: Path) -> 
 
     opened(browser, report)
     chart = browser.find_element("css selector", ".curves svg")
-    told = browser.find_element("css selector", ".curves output")
-    assert "Epoch 3" in told.text and "random 53.0 %" in told.text
+    readings = browser.find_element("css selector", ".curves output")
+    assert "Epoch 3" in readings.text and "random 53.0 %" in readings.text
     chart.send_keys("\ue012")  # left arrow
-    assert "Epoch 2" in told.text and "random 35.3 %" in told.text
+    assert "Epoch 2" in readings.text and "random 35.3 %" in readings.text
     ActionChains(browser).move_to_element_with_offset(chart, int(chart.size["width"] * 0.49), 0).perform()
-    assert "Epoch 3" in told.text
+    assert "Epoch 3" in readings.text
 
 
 @pytest.mark.integration
 def test_links_and_folds_by_keyboard(browser: Any, tmp_path: Path) -> None:
     elsewhere = {**record().dataset, "name": "other", "fingerprint": "other-1"}
-    store(tmp_path, record("random"), record("gmml"), record("random", run_id="other-s0", dataset=elsewhere))
+    write_records(tmp_path, record("random"), record("gmml"), record("random", run_id="other-s0", dataset=elsewhere))
     opened(browser, write_report(read_results(tmp_path), tmp_path / "report.html"))
     browser.switch_to.active_element.send_keys(TAB)
     skip = browser.switch_to.active_element
@@ -354,7 +355,7 @@ def test_without_javascript_everything_is_there(browser: Any, report: Path) -> N
 @pytest.mark.integration
 def test_foreign_scripts_do_nothing(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page(Results(tmp_path, evil(), [])))
+    path.write_text(render_page(Results(tmp_path, evil(), [])))
     opened(browser, path)
     from selenium.common.exceptions import NoAlertPresentException
 

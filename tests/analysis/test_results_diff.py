@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from maskbench.analysis.results_diff import compared
+from maskbench.analysis.results_diff import compare_results
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord
-from tests.analysis.test_tables import store
-from tests.cli.test_main import maskbench
-from tests.helpers.records import record
+from tests.helpers.command_line import maskbench
+from tests.helpers.records import record, write_records
 
 BEFORE = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.47), "blur": (0.3, 0.31, 0.32)}
 
@@ -22,30 +21,31 @@ def runs(accuracies: dict[str, tuple[float, ...]]) -> list[RunRecord]:
 
 def test_what_changed_beyond_noise(tmp_path: Path) -> None:
     after = {"random": (0.50, 0.52, 0.57), "gmml": (0.45, 0.481, 0.52), "noise": (0.1, 0.2, 0.3)}
-    folders = [store(tmp_path / name, *runs(values)) for name, values in (("a", BEFORE), ("b", after))]
-    rows = {(row["strategy"], row["metric"]): row for row in compared(*folders)}
-    assert rows["random", "knn/top1/cls"]["verdict"] == "the same to the last digit"
+    folders = [write_records(tmp_path / name, *runs(values)) for name, values in (("a", BEFORE), ("b", after))]
+    rows = {(row.strategy, row.metric): row for row in compare_results(*folders)}
+    assert rows["random", "knn/top1/cls"].verdict == "the same to the last digit"
     gmml = rows["gmml", "linear/top1/mean"]
     expected = scipy.stats.ttest_rel(after["gmml"], BEFORE["gmml"])
     interval = expected.confidence_interval()
-    assert (gmml["low"], gmml["high"]) == pytest.approx((interval.low, interval.high))
-    tests = sum(row["verdict"].startswith(("changed", "not beyond")) for row in rows.values())
-    assert gmml["verdict"].startswith("changed (p = ")
-    assert rows["blur", None]["verdict"] == "only in the first"
-    assert rows["noise", None]["verdict"] == "only in the second"
+    assert (gmml.low, gmml.high) == pytest.approx((interval.low, interval.high))
+    tests = sum(row.verdict.startswith(("changed", "not beyond")) for row in rows.values())
+    assert gmml.verdict.startswith("changed (p = ")
+    assert rows["blur", None].verdict == "only in the first"
+    assert rows["noise", None].verdict == "only in the second"
     p = min(1, expected.pvalue * (8 if tests == 8 else 4))  # gmml in four metrics, random is the same
-    assert gmml["verdict"] == f"changed (p = {p:.2g})"
+    assert gmml.verdict == f"changed (p = {p:.2g})"
 
 
 def test_two_seeds_are_not_judged(tmp_path: Path) -> None:
     folders = [
-        store(tmp_path / name, *runs({"gmml": values})) for name, values in (("a", (0.1, 0.2)), ("b", (0.8, 0.9)))
+        write_records(tmp_path / name, *runs({"gmml": values}))
+        for name, values in (("a", (0.1, 0.2)), ("b", (0.8, 0.9)))
     ]
-    assert {row["verdict"] for row in compared(*folders)} == {"differs; 2 seeds in common are too few to judge"}
+    assert {row.verdict for row in compare_results(*folders)} == {"differs; 2 seeds in common are too few to judge"}
 
 
 def test_a_papers_table_against_ours(tmp_path: Path) -> None:
-    ours = store(tmp_path / "ours", *runs(BEFORE))
+    ours = write_records(tmp_path / "ours", *runs(BEFORE))
     paper = tmp_path / "paper.csv"
     paper.write_text("strategy,linear/top1/mean\nrandom,54.0\ngmml,60.1\nattmask-high,50\n")
     done = maskbench("compare", str(paper), str(ours), "--json", cwd=tmp_path)
@@ -61,19 +61,23 @@ def test_a_papers_table_against_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a,b\n1,2\n", "needs a column strategy"), ("strategy,knn/top1/cls\nx,good\n", "no numbers"), ("", "cannot read")],
+    [
+        ("a,b\n1,2\n", "needs a column strategy"),
+        ("strategy,knn/top1/cls\nx,good\n", "not numbers"),
+        ("", "cannot read"),
+    ],
 )
 def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "paper.csv").write_text(content)
-    store(tmp_path / "ours", *runs(BEFORE))
+    write_records(tmp_path / "ours", *runs(BEFORE))
     done = maskbench("compare", "paper.csv", "ours", cwd=tmp_path)
     assert done.code == 2 and message in done.err and "Traceback" not in done.err
 
 
 def test_nothing_in_common_is_said(tmp_path: Path) -> None:
     folders = [
-        store(tmp_path / "a", record("random")),
-        store(tmp_path / "b", record("random", settings={"train.epochs": 99})),
+        write_records(tmp_path / "a", record("random")),
+        write_records(tmp_path / "b", record("random", settings={"train.epochs": 99})),
     ]
     with pytest.raises(UsageError, match="no strategy in common"):
-        compared(*folders)
+        compare_results(*folders)

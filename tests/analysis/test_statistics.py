@@ -13,14 +13,14 @@ from scipy import stats
 
 from maskbench.analysis import statistics
 from maskbench.analysis.statistics import (
-    detectable,
-    holm,
+    compact_letter_display,
+    holm_adjust,
     interquartile_mean,
-    letters,
+    mcnemar_difference,
     mean_interval,
+    minimum_detectable_effect,
     paired_difference,
     probability_of_improvement,
-    test_sample_difference,
 )
 
 EXPERIMENTS = 2_000
@@ -61,21 +61,21 @@ def test_false_alarms_after_correction(strategies: int, n: int) -> None:
     alarms = 0
     for row in experiments(EXPERIMENTS, strategies, n):
         found = [paired_difference(seeds(row[place]), seeds(row[0])) for place in range(1, strategies)]
-        alarms += min(holm([each.p for each in found])) < 0.05
+        alarms += min(holm_adjust([each.p for each in found])) < 0.05
     assert alarms / EXPERIMENTS <= 0.065
 
 
 def test_letters_of_equals_are_rarely_different() -> None:
-    alarms = sum(len(set(letters({str(p): seeds(v) for p, v in enumerate(row)}).values())) > 1
+    alarms = sum(len(set(compact_letter_display({str(p): seeds(v) for p, v in enumerate(row)}).values())) > 1
                  for row in experiments(EXPERIMENTS // 2, 4, 5))  # fmt: skip
     assert alarms / (EXPERIMENTS // 2) <= 0.065
 
 
 @pytest.mark.parametrize("n", [3, 5, 8])
 def test_power_is_as_predicted(n: int) -> None:
-    """A true difference as large as `detectable` says, for the true spread, is found in 80 % of 2,000 experiments;
+    """A true difference as large as the minimum detectable effect is found in 80 % of 2,000 experiments;
     the standard error of that is 0.9 points, so 3.6 points are four."""
-    effect = detectable(0.004 * math.sqrt(2), n)
+    effect = minimum_detectable_effect(0.004 * math.sqrt(2), n)
     runs = experiments(EXPERIMENTS, 2, n, (effect,))
     found = [paired_difference(seeds(row[0]), seeds(row[1])).p < 0.05 for row in runs]
     assert abs(np.mean(found) - 0.8) < 0.036
@@ -104,7 +104,7 @@ def test_with_too_few_seeds_nothing_is_claimed() -> None:
     two = paired_difference({0: 0.5, 1: 0.6}, {0: 0.1, 1: 0.2})
     assert two is not None and (two.p, two.low, two.detectable) == (None, None, None)
     assert mean_interval([0.5]).low is None
-    assert letters({"a": {0: 0.5, 1: 0.6}, "b": {0: 0.1, 1: 0.2}}) == {}
+    assert compact_letter_display({"a": {0: 0.5, 1: 0.6}, "b": {0: 0.1, 1: 0.2}}) == {}
 
 
 def test_the_same_difference_in_every_seed_is_no_division_by_zero() -> None:
@@ -118,7 +118,7 @@ def test_the_same_difference_in_every_seed_is_no_division_by_zero() -> None:
 @settings(max_examples=200, deadline=None)
 def test_holm_by_its_definition(p_values: list[float]) -> None:
     """A hypothesis is rejected at a level iff all with smaller p are, and (m - rank) * p is within the level."""
-    adjusted = holm(p_values)
+    adjusted = holm_adjust(p_values)
     order = sorted(range(len(p_values)), key=lambda place: (p_values[place], adjusted[place]))
     for level in (0.01, 0.05, 0.3, 0.9):
         rejected = set()
@@ -137,8 +137,8 @@ def test_letters_say_exactly_which_pairs_differ() -> None:
         means = generator.choice([0.5, 0.505, 0.51, 0.53], 5)
         values = {name: seeds(mean + generator.normal(0, 0.004, 5)) for name, mean in zip("vwxyz", means, strict=True)}
         pairs = list(itertools.combinations(values, 2))
-        adjusted = holm([stats.ttest_rel([*values[a].values()], [*values[b].values()]).pvalue for a, b in pairs])
-        given_letters = letters(values)
+        adjusted = holm_adjust([stats.ttest_rel([*values[a].values()], [*values[b].values()]).pvalue for a, b in pairs])
+        given_letters = compact_letter_display(values)
         for (one, two), p in zip(pairs, adjusted, strict=True):
             assert bool(set(given_letters[one]) & set(given_letters[two])) == (p >= 0.05)
         best = max(values, key=lambda name: np.mean([*values[name].values()]))
@@ -181,7 +181,7 @@ def test_bootstrap_intervals_cover_the_truth() -> None:
 def test_the_test_sample_is_another_question() -> None:
     generator = np.random.default_rng(2)
     ours, theirs = generator.random((2, 4_000)) < np.array([[0.6], [0.55]])
-    found = test_sample_difference(ours, theirs)
+    found = mcnemar_difference(ours, theirs)
     assert found.mean == pytest.approx(ours.mean() - theirs.mean())
     draws = generator.integers(4_000, size=(3_000, 4_000))
     differences = (ours[draws].mean(1) - theirs[draws].mean(1)).tolist()
@@ -189,7 +189,7 @@ def test_the_test_sample_is_another_question() -> None:
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)  # a paired bootstrap agrees
     both = stats.binomtest(int((ours & ~theirs).sum()), int((ours ^ theirs).sum())).pvalue
     assert found.p == pytest.approx(both)
-    assert test_sample_difference(ours, ours).p == 1.0
+    assert mcnemar_difference(ours, ours).p == 1.0
 
 
 def test_letters_and_correction_agree_with_scikit_posthocs() -> None:
@@ -198,11 +198,11 @@ def test_letters_and_correction_agree_with_scikit_posthocs() -> None:
     for spread in (0.3, 1.0, 3.0):
         effects = generator.normal(0, spread, 7)
         values = {f"s{n}": dict(enumerate(effects[n] + generator.normal(0, 1, 5))) for n in range(7)}
-        ours = statistics.letters(values)
+        ours = statistics.compact_letter_display(values)
         pairs = list(itertools.combinations(values, 2))
         raw = [stats.ttest_rel(list(values[one].values()), list(values[two].values())).pvalue for one, two in pairs]
         matrix = pd.DataFrame(1.0, index=list(values), columns=list(values))
-        for (one, two), p in zip(pairs, statistics.holm(raw), strict=True):
+        for (one, two), p in zip(pairs, statistics.holm_adjust(raw), strict=True):
             matrix.loc[one, two] = matrix.loc[two, one] = p
         theirs = posthocs.compact_letter_display(matrix)
         for one, two in pairs:
@@ -210,4 +210,4 @@ def test_letters_and_correction_agree_with_scikit_posthocs() -> None:
         samples = [list(runs.values()) for runs in values.values()]
         unpaired = [stats.ttest_ind(one, two).pvalue for one, two in itertools.combinations(samples, 2)]
         corrected = posthocs.posthoc_ttest(samples, p_adjust="holm").to_numpy()[np.triu_indices(7, 1)]
-        assert statistics.holm(unpaired) == pytest.approx(corrected.tolist())
+        assert statistics.holm_adjust(unpaired) == pytest.approx(corrected.tolist())

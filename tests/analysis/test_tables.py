@@ -10,24 +10,17 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from maskbench.analysis import figures, table_formats, write_tables
-from maskbench.analysis.comparison import comparison as compared
-from maskbench.analysis.figures.style import looks
-from maskbench.analysis.results import Results, frame, load_results, read_records, read_results
+from maskbench.analysis import figures, table_formats
+from maskbench.analysis.comparison import compare_strategies
+from maskbench.analysis.figures.style import assign_looks
+from maskbench.analysis.results import Results, load_results, read_records, read_results, to_frame
+from maskbench.analysis.tables import write_tables
 from maskbench.errors import UsageError
-from maskbench.record import RunRecord, Unreadable, read_record
-from tests.helpers.records import record
+from maskbench.record import RunRecord, UnreadableRecord, read_record
+from tests.helpers.records import record, write_records
 
 
-def store(folder: Path, *records: RunRecord) -> Path:
-    for each in records:
-        path = folder / "runs" / each.run_id / "record.json"
-        path.parent.mkdir(parents=True)
-        each.write(path)
-    return folder
-
-
-def comparison() -> list[RunRecord]:
+def made_up_runs() -> list[RunRecord]:
     accuracies = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.41), "random-init": (0.3, 0.31, 0.32)}
     accuracies["supervised"] = (0.6, 0.61, 0.65)
     return [record(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
@@ -53,16 +46,16 @@ def test_record_round_trip(tmp_path: Path) -> None:
 def test_what_is_no_record_is_named_and_left_out(
     tmp_path: Path, content: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store(tmp_path, record())
+    write_records(tmp_path, record())
     path = tmp_path / "runs" / "bad" / "record.json"
     path.parent.mkdir()
     path.write_text(content)
-    with pytest.raises(Unreadable, match=reason):
+    with pytest.raises(UnreadableRecord, match=reason):
         read_record(path)
     assert len(read_records(tmp_path)) == 1
-    told = capsys.readouterr().err
-    assert str(path) in told
-    assert reason in told
+    printed = capsys.readouterr().err
+    assert str(path) in printed
+    assert reason in printed
 
 
 def test_records_of_before_later_fields_are_read(tmp_path: Path) -> None:
@@ -74,7 +67,7 @@ def test_records_of_before_later_fields_are_read(tmp_path: Path) -> None:
 
 
 def test_load_results(tmp_path: Path) -> None:
-    results = load_results(store(tmp_path, *comparison()))
+    results = load_results(write_records(tmp_path, *made_up_runs()))
     assert len(results) == 12
     assert set(results["label"]) == {"random", "gmml", "random-init", "supervised"}
     assert results.loc[results["label"] == "gmml", "linear/top1/mean"].tolist() == [0.40, 0.43, 0.41]
@@ -85,18 +78,18 @@ def test_load_results(tmp_path: Path) -> None:
 
 
 def test_rows_are_means_and_deviations_in_order() -> None:
-    (section,) = compared(frame(comparison()))
-    assert [row["label"] for row in section["rows"]] == ["random-init", "random", "gmml", "supervised"]
-    row = section["rows"][1]
+    (section,) = compare_strategies(to_frame(made_up_runs()))
+    assert [row.label for row in section.rows] == ["random-init", "random", "gmml", "supervised"]
+    row = section.rows[1]
     values = (0.50, 0.52, 0.57)
-    assert row["n"] == 3
-    assert row["linear/top1/mean"]["mean"] == pytest.approx(statistics.mean(values), abs=1e-6)
-    assert row["linear/top1/mean"]["sd"] == pytest.approx(statistics.stdev(values), abs=1e-6)
-    assert "cost/images_per_s" not in section["rows"][0], "a gap stays a gap"
+    assert row.n == 3
+    assert row.accuracies["linear/top1/mean"].mean == pytest.approx(statistics.mean(values), abs=1e-6)
+    assert row.accuracies["linear/top1/mean"].sd == pytest.approx(statistics.stdev(values), abs=1e-6)
+    assert "cost/images_per_s" not in section.rows[0].costs, "a gap stays a gap"
 
 
 def test_markdown() -> None:
-    text = table_formats.as_markdown(compared(frame(comparison())), write_tables.columns_of)
+    text = table_formats.as_markdown(compare_strategies(to_frame(made_up_runs())))
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     head, _, floor, first, *_ = lines
     assert head[:3] == ["strategy", "n", "k-NN cls"]
@@ -107,13 +100,13 @@ def test_markdown() -> None:
     assert dict(zip(head, floor, strict=True))["images/s"] == "–"
     assert "smoke test" in text
     assert "a cpu" in text
-    assert table_formats.as_markdown([], write_tables.columns_of) == "No records.\n"
+    assert table_formats.as_markdown([]) == "No records.\n"
 
 
 def test_csv_and_json_hold_the_same_numbers() -> None:
-    sections = compared(frame(comparison()))
-    rows = list(csv.DictReader(io.StringIO(table_formats.as_csv(sections, write_tables.columns_of))))
-    stored = json.loads(table_formats.as_json(sections, write_tables.columns_of))[0]["rows"]
+    sections = compare_strategies(to_frame(made_up_runs()))
+    rows = list(csv.DictReader(io.StringIO(table_formats.as_csv(sections))))
+    stored = json.loads(table_formats.as_json(sections))[0]["rows"]
     assert [row["strategy"] for row in rows] == [row["label"] for row in stored]
     for row, other in zip(rows, stored, strict=True):
         assert float(row["linear/top1/mean"]) == other["linear/top1/mean"]["mean"]
@@ -125,30 +118,30 @@ def test_what_cannot_be_compared_stands_apart() -> None:
     elsewhere = record("random", dataset={**record().dataset, "fingerprint": "shapes-2"})
     newer = record("random", protocols={"knn": 2, "linear": 1})
     other = record("random", settings={"model.kwargs": {"embed_dim": 64}})
-    sections = compared(frame([record("random"), longer, elsewhere, newer, other]))
-    assert [len(section["rows"]) for section in sections] == [1] * 5
+    sections = compare_strategies(to_frame([record("random"), longer, elsewhere, newer, other]))
+    assert [len(section.rows) for section in sections] == [1] * 5
 
 
 def test_one_strategy_in_several_settings_is_told_apart() -> None:
     records = [record("random", seed, settings={"train.lr": lr}) for lr in (1e-3, 2e-3) for seed in (0, 1)]
-    labels = set(frame([*records, record("gmml")])["label"])
+    labels = set(to_frame([*records, record("gmml")])["label"])
     assert labels == {"random (lr=0.001)", "random (lr=0.002)", "gmml"}
 
 
 def test_failed_runs_are_shown() -> None:
     failed = record("random", 1, status="diverged", error="the loss is nan", metrics={})
     text = table_formats.as_markdown(
-        compared(frame([record("random"), failed, record("gmml", status="failed")])), write_tables.columns_of
+        compare_strategies(to_frame([record("random"), failed, record("gmml", status="failed")]))
     )
     assert "random (1 diverged)" in text
     assert "gmml (1 failed, 1 missing)" in text
 
 
 def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
-    records = read_records(store(tmp_path, *comparison()))
+    records = read_records(write_records(tmp_path, *made_up_runs()))
     contents = []
     for order in (records, records[::-1]):
-        write_tables.write_tables(Results(tmp_path, order, []), tmp_path / "tables")
+        write_tables(Results(tmp_path, order, []), tmp_path / "tables")
         figures.write_figures(Results(tmp_path, order, []), tmp_path / "figures")
         files = sorted([*(tmp_path / "tables").iterdir(), *(tmp_path / "figures").iterdir()])
         contents.append({path.name: path.read_bytes() for path in files})
@@ -165,40 +158,42 @@ def test_tables_and_figures_are_the_same_bytes_again(tmp_path: Path) -> None:
 def test_another_matplotlib_warns(tmp_path: Path) -> None:
     (tmp_path / "matplotlib-version.txt").write_text("1.0\n")
     with pytest.warns(UserWarning, match=r"made by matplotlib 1\.0"):
-        figures.write_figures(Results(tmp_path, comparison(), []), tmp_path)
+        figures.write_figures(Results(tmp_path, made_up_runs(), []), tmp_path)
 
 
 def test_a_label_keeps_its_look_and_no_two_share_one() -> None:
-    few, many = looks(["random", "gmml"]), looks([f"s{n}" for n in range(40)])
-    assert few["random"] == looks(["random"])["random"]
+    few, many = assign_looks(["random", "gmml"]), assign_looks([f"s{n}" for n in range(40)])
+    assert few["random"] == assign_looks(["random"])["random"]
     assert len({(look["color"], look["marker"]) for look in many.values()}) == 40
-    assert looks(["random-init"])["random-init"]["color"] == "0.35"
+    assert assign_looks(["random-init"])["random-init"]["color"] == "0.35"
 
 
 def test_differences_and_groups_in_the_table() -> None:
     accuracies = {"random": (0.50, 0.52, 0.57), "gmml": (0.40, 0.43, 0.47), "blur": (0.53, 0.51, 0.58)}
     records = [record(name, seed, value) for name, values in accuracies.items() for seed, value in enumerate(values)]
-    (section,) = compared(frame(records))
-    rows = {row["label"]: row for row in section["rows"]}
-    assert "difference" not in rows["random"]
+    (section,) = compare_strategies(to_frame(records))
+    rows = {row.label: row for row in section.rows}
+    assert rows["random"].difference is None
     t = scipy.stats.ttest_rel(accuracies["gmml"], accuracies["random"])
     u = scipy.stats.ttest_rel(accuracies["blur"], accuracies["random"])
-    gmml = rows["gmml"]["difference"]
+    gmml, blur = rows["gmml"].difference, rows["blur"].difference
+    assert gmml is not None and blur is not None
     interval = t.confidence_interval()
-    assert (gmml["low"], gmml["high"]) == pytest.approx((interval.low, interval.high), rel=1e-5)
-    assert gmml["p_holm"] == pytest.approx(min(t.pvalue, u.pvalue) * 2, rel=1e-5)
-    assert rows["blur"]["difference"]["p_holm"] == pytest.approx(max(u.pvalue, gmml["p_holm"]), rel=1e-5)
-    assert [rows[name]["letters"] for name in ("blur", "random", "gmml")] == ["a", "a", "b"]
-    text = table_formats.as_markdown([section], write_tables.columns_of)
+    assert (gmml.low, gmml.high) == pytest.approx((interval.low, interval.high), rel=1e-5)
+    assert gmml.p_holm == pytest.approx(min(t.pvalue, u.pvalue) * 2, rel=1e-5)
+    assert blur.p_holm == pytest.approx(max(u.pvalue, gmml.p_holm), rel=1e-5)
+    assert [rows[name].letters for name in ("blur", "random", "gmml")] == ["a", "a", "b"]
+    text = table_formats.as_markdown([section])
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "**54.0 ± 9.0**" in lines["blur"] and "**" not in lines["gmml"] and "−9.7 [−11.1, −8.2]" in lines["gmml"]
     assert "Holm-corrected over 2 comparisons" in text and "cannot be told apart" in text
-    assert compared(frame(records), "blur")[0]["rows"][1]["difference"]["mean"] == pytest.approx(-0.01)
+    difference = compare_strategies(to_frame(records), "blur")[0].rows[1].difference
+    assert difference is not None and difference.mean == pytest.approx(-0.01)
 
 
 def test_one_seed_claims_nothing_and_says_so() -> None:
-    (section,) = compared(frame([record("random"), record("gmml", accuracy=0.6)]))
-    text = table_formats.as_markdown([section], write_tables.columns_of)
+    (section,) = compare_strategies(to_frame([record("random"), record("gmml", accuracy=0.6)]))
+    text = table_formats.as_markdown([section])
     assert "One seed: no interval can be given and nothing tested" in text and "+10.0 |" in text
     assert "group" not in text.split("|\n")[0] and "±" not in text and "[" not in text and "**6" not in text
 
@@ -207,29 +202,27 @@ def test_more_letters_than_the_alphabet_has() -> None:
     names = [f"s{number:02}" for number in range(30)]
     records = [record(name, seed, 0.01 * place + seed / 1e6 + (seed == place % 3) * 1e-6)
                for place, name in enumerate(names) for seed in range(3)]  # fmt: skip
-    (section,) = compared(frame(records), "s00")
-    assert [row["label"] for row in section["rows"] if row["best"]] == ["s29"]
-    assert {row["letters"] for row in section["rows"]} >= {"a", "a'"}
+    (section,) = compare_strategies(to_frame(records), "s00")
+    assert [row.label for row in section.rows if row.is_best] == ["s29"]
+    assert {row.letters for row in section.rows} >= {"a", "a'"}
 
 
 def test_foreign_text_does_nothing_in_any_format() -> None:
     evil = record().model_copy(update={"strategy": {**record().strategy, "name": "<b>&_%$"}})
-    sections = compared(frame([evil]))
-    assert "&lt;b&gt;&amp;_%$" in table_formats.as_html(
-        sections, write_tables.columns_of
-    ) and "<b>" not in table_formats.as_html(sections, write_tables.columns_of)
-    assert r"$<$b$>$\&\_\%\$" in table_formats.as_latex(sections, write_tables.columns_of)
+    sections = compare_strategies(to_frame([evil]))
+    assert "&lt;b&gt;&amp;_%$" in table_formats.as_html(sections) and "<b>" not in table_formats.as_html(sections)
+    assert r"$<$b$>$\&\_\%\$" in table_formats.as_latex(sections)
 
 
 def test_many_records_are_tabulated_quickly(tmp_path: Path) -> None:
     """2,000 in under 5 s on two idle cores; twice that here, where other tests may share them."""
     records = [record("random", seed, 0.5 + seed / 1e4, run_id=f"random-{lr}-s{seed}", settings={"train.lr": lr / 1e5})
                for lr in range(1, 401) for seed in range(5)]  # fmt: skip
-    for each in records:  # unsynced, unlike `store`
+    for each in records:  # unsynced, unlike `write_records`
         path = tmp_path / "runs" / each.run_id / "record.json"
         path.parent.mkdir(parents=True)
         path.write_text(each.model_dump_json())
     start = time.process_time()
-    text = write_tables.write_tables(read_results(tmp_path), tmp_path / "tables")["md"]
+    text = write_tables(read_results(tmp_path), tmp_path / "tables")["md"]
     assert time.process_time() - start < 10
     assert text.count("random (lr=") == 400

@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from maskbench.analysis import tuning
-from maskbench.config.suite import Suite, grid, read_suite, trials
+from maskbench.config.suite import Suite, expand_suite, expand_trials, read_suite
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
-from maskbench.runs.execution import Attempt
-from tests.cli.test_main import SMALL, maskbench
+from maskbench.runs.execution import Execution
+from tests.helpers.command_line import SMALL, maskbench
 from tests.helpers.records import record
 
 
@@ -31,7 +31,7 @@ def test_every_strategy_has_the_same_trials_with_seeds_of_their_own() -> None:
         {"strategies": ["random", "gmml:fill=zeros"], "seeds": "0-1", "tuning_seeds": "100-101",
          "tune": {"lr": ["1e-3", 2e-3], "ratio": [0.5, 0.75, 0.9]}}
     )  # fmt: skip
-    found = trials("mine", suite, {})
+    found = expand_trials("mine", suite, {})
     assert len(found) == 2 * 2 * 6
     for name in ("random", "gmml"):
         own = [config for config in found if config.strategy.name == name]
@@ -41,7 +41,7 @@ def test_every_strategy_has_the_same_trials_with_seeds_of_their_own() -> None:
         assert {config.regime for config in own} == {"matched"}
     assert {config.output for config in found} == {"results/mine/trials"}
     chosen = {"random": {"train.lr": 2e-3, "ratio": 0.5}, "gmml:fill=zeros": {"train.lr": 1e-3, "ratio": 0.9}}
-    runs = [config for config in grid("mine", suite, {}, chosen.__getitem__) if config.strategy.name != "none"]
+    runs = [config for config in expand_suite("mine", suite, {}, chosen.__getitem__) if config.strategy.name != "none"]
     assert [(config.strategy.name, config.train.lr, config.ratio) for config in runs] == [
         ("random", 2e-3, 0.5), ("gmml", 1e-3, 0.9)] * 2  # fmt: skip
     assert all(config.tuning is not None and not config.tuning.trial for config in runs)
@@ -55,11 +55,11 @@ def test_the_best_on_validation_is_chosen() -> None:
         for lr, both in reversed(scores.items())
         for place, score in enumerate(both)
     ]
-    assert tuning.chosen(found, "random") == {"train.lr": 2e-3}
-    assert tuning.chosen(found, "gmml") is None
+    assert tuning.best_settings(found, "random") == {"train.lr": 2e-3}
+    assert tuning.best_settings(found, "gmml") is None
     more = trial("random", 1000, 0.6, (1000,), **{"train.lr": 5e-3})
-    assert tuning.chosen([*found, more], "random") == {"train.lr": 2e-3}, "one seed does not win over two"
-    assert tuning.chosen([trial("random", 1000, None, lr=1)], "random") is None
+    assert tuning.best_settings([*found, more], "random") == {"train.lr": 2e-3}, "one seed does not win over two"
+    assert tuning.best_settings([trial("random", 1000, None, lr=1)], "random") is None
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_the_best_on_validation_is_chosen() -> None:
 def test_mistakes_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"strategies": ["random"], **changes}))
     with pytest.raises(UsageError, match=message):
-        trials(*read_suite(str(tmp_path / "mine.yaml")), {})
+        expand_trials(*read_suite(str(tmp_path / "mine.yaml")), {})
 
 
 def test_more_combinations_leave_the_trials_that_there_are_as_they_are() -> None:
     few, more = (
-        trials(
+        expand_trials(
             "mine", Suite.model_validate({"strategies": ["random"], "tune": {"lr": rates}, "tuning_seeds": seeds}), {}
         )
         for rates, seeds in (([1e-3, 2e-3], 100), ([1e-3, 2e-3, 4e-3], "100-101"))
     )
     ids = [{config.identity(1) for config in found if config.seed == 100} for found in (few, more)]
     assert len(ids[0]) == 2 and ids[0] < ids[1] and len(ids[1]) == 3
-    untuned = grid("mine", Suite.model_validate({"strategies": ["random"], "set": {"train.lr": 1e-3}}), {})[-1]
+    untuned = expand_suite("mine", Suite.model_validate({"strategies": ["random"], "set": {"train.lr": 1e-3}}), {})[-1]
     assert untuned.identity(1) not in ids[0], "a trial is not the run itself"
 
 
@@ -135,7 +135,7 @@ def test_the_table_shows_what_was_chosen_and_what_it_took(tuned: Path) -> None:
     text = (tuned / "tables" / "comparison.md").read_text()
     assert "2 combinations tried for each strategy" in text and "not tuned for each" not in text
     trials = (tuned / "tables" / "tuning.md").read_text()
-    assert trials.count("**lr=") == 2 and "test was not looked at" in trials
+    assert trials.count("**lr=") == 2 and "test was not looked at" in expand_trials
 
 
 def test_a_second_command_repeats_nothing(tuned: Path) -> None:
@@ -148,9 +148,9 @@ def test_test_labels_decide_no_trial(own_split: bool, monkeypatch: pytest.Monkey
     """The same trial with every test image and label replaced says the same."""
     from maskbench.runs import run as runs
 
-    original, found = runs.load_splits, []
+    original, found = runs.load_data, []
     settings = {"strategies": ["random"], "tune": {"lr": [1e-3]}}
-    (config,) = trials(
+    (config,) = expand_trials(
         "mine", Suite.model_validate(settings), {"train.epochs": 1, "data.limit": 400, "probes": "linear"}
     )
     for spoiled in (False, True):
@@ -165,18 +165,18 @@ def test_test_labels_decide_no_trial(own_split: bool, monkeypatch: pytest.Monkey
                 splits = replace(splits, test=replace(splits.test, pixels=noise, labels=labels))
             return planned, splits
 
-        monkeypatch.setattr(runs, "load_splits", changed)
+        monkeypatch.setattr(runs, "load_data", changed)
         run = runs.run(config.model_copy(update={"output": str(tmp_path / str(spoiled))}))
         found.append({name: value for name, value in run.metrics.items() if not name.startswith("cost/")})
     assert found[0] == found[1] and found[0].keys() == {f"validation/linear/top1/{one}" for one in ("cls", "mean")}
 
 
 def test_what_a_probe_may_train_on_is_what_validation_is_not() -> None:
-    from maskbench.data import load
+    from maskbench.data import load_dataset
 
-    splits = load("shapes", (16, 16), 3, 300)
+    splits = load_dataset("shapes", (16, 16), 3, 300)
     choosing = splits.without_test()
     assert len(choosing.train) + len(choosing.test) == 300
     assert torch.equal(choosing.test.pixels, splits.train.pixels[splits.validation])
     assert torch.equal(choosing.train.pixels, splits.train.pixels[splits.fit])
-    assert choosing.test is choosing.validation and Attempt.probed.__doc__
+    assert choosing.test is choosing.validation and Execution.run_probes.__doc__

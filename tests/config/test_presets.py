@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from maskbench.config.schema import merge, parse, preset, preset_names
+from maskbench.config.settings import load_preset, merge, parse_config, preset_names
 from maskbench.runs.run import run
-from tests.data.test_loading import write_folders
+from tests.helpers.image_files import write_folders
 
 PUBLISHED = ("attmask-dino", "attmask-high-ibot", "attmask-hint-ibot", "barlow-twins", "beyond-masking", "gmml")
 PUBLISHED += ("l-dae", "mae", "sbam", "simmim", "um-mae")
@@ -20,7 +20,7 @@ FEWER = {  # the same code on less: what is left of a parameter that a preset gi
 def test_published_presets_train_at_the_size_that_they_say(name: str, tmp_path: Path) -> None:
     write_folders(tmp_path / "photos", "train", 0, 12, 240, 250)
     write_folders(tmp_path / "photos", "val", 12, 6, 240, 250)
-    settings = preset(name)
+    settings = load_preset(name)
     given = settings["objective"]["parameters"]
     objective = {**settings["objective"], "parameters": {**given, **{k: v for k, v in FEWER.items() if k in given}}}
     changes = {
@@ -28,6 +28,6 @@ def test_published_presets_train_at_the_size_that_they_say(name: str, tmp_path: 
         "model.kwargs": {**settings["model"]["kwargs"], "embed_dim": 64, "depth": 2, "num_heads": 2},
         "train.epochs": 2, "train.batch_size": 4, "train.warmup_epochs": 1, "system.precision": "fp32", "probes": "knn",
     }  # fmt: skip
-    record = run(parse(merge(settings, changes)))
+    record = run(parse_config(merge(settings, changes)))
     assert record.status == "complete" and record.config["data"]["img_size"] == [224, 224]
     assert f"{name}-32" in preset_names()

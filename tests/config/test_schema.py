@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 import yaml
 
-from maskbench.config.schema import (
-    RunConfig,
-    assignments,
-    expand,
+from maskbench.config.schema import RunConfig
+from maskbench.config.settings import (
+    expand_runs,
+    load_preset,
     merge,
-    parse,
+    parse_assignments,
+    parse_config,
     parse_seeds,
-    parse_specs,
-    preset,
     preset_names,
     read_yaml,
 )
+from maskbench.config.specs import parse_specs
 from maskbench.errors import UsageError
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_complete_and_valid(name: str) -> None:
-    settings = preset(name)
-    config = parse(settings)
+    settings = load_preset(name)
+    config = parse_config(settings)
     written = config.model_dump(mode="json")
     for section in ("data", "model", "train"):
         given = set(settings[section])
@@ -65,11 +65,11 @@ def test_bad_seeds(text: str) -> None:
 
 @pytest.mark.parametrize(("value", "size"), [(224, (224, 224)), ("160x224", (160, 224)), ([32, 48], (32, 48))])
 def test_image_sizes_are_rows_by_columns(value: Any, size: tuple[int, int]) -> None:
-    assert parse(merge(preset("quick"), {"data.img_size": value})).data.img_size == size
+    assert parse_config(merge(load_preset("quick"), {"data.img_size": value})).data.img_size == size
 
 
 def test_naming_a_model_resets_its_arguments_and_naming_it_again_does_not() -> None:
-    settings = preset("quick")
+    settings = load_preset("quick")
     assert "kwargs" not in merge(settings, {"model.name": "vit_small_patch16_224"})["model"]
     assert merge(settings, {"model.name": settings["model"]["name"]})["model"]["kwargs"]
     both = merge(settings, {"model": {"name": "vit_small_patch16_224", "kwargs": {"depth": 3}}})
@@ -77,7 +77,7 @@ def test_naming_a_model_resets_its_arguments_and_naming_it_again_does_not() -> N
 
 
 def test_naming_another_objective_drops_the_old_ones_parameters() -> None:
-    settings = preset("quick")
+    settings = load_preset("quick")
     assert merge(settings, {"objective": "supervised"})["objective"] == {"name": "supervised", "parameters": {}}
     same = merge(settings, {"objective": "mae:decoder_depth=3"})["objective"]["parameters"]
     assert same["decoder_depth"] == 3
@@ -85,13 +85,13 @@ def test_naming_another_objective_drops_the_old_ones_parameters() -> None:
 
 
 def test_lr_and_blr_replace_each_other() -> None:
-    settings = preset("quick")
-    assert parse(merge(settings, {"train.blr": 1e-3})).train.lr is None
-    assert parse(merge(settings, {"train.lr": 5e-4})).lr == 5e-4
+    settings = load_preset("quick")
+    assert parse_config(merge(settings, {"train.blr": 1e-3})).train.lr is None
+    assert parse_config(merge(settings, {"train.lr": 5e-4})).lr == 5e-4
     with pytest.raises(UsageError, match="lr and as blr"):
-        parse({"train": {"lr": 1, "blr": 1}})
+        parse_config({"train": {"lr": 1, "blr": 1}})
     with pytest.raises(UsageError, match="without lr or blr"):
-        parse({"train": {"blr": None}})
+        parse_config({"train": {"blr": None}})
     assert RunConfig().lr == pytest.approx(1.5e-4)
 
 
@@ -116,24 +116,24 @@ def test_lr_and_blr_replace_each_other() -> None:
 )
 def test_mistakes_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        parse(merge(preset("quick"), settings))
+        parse_config(merge(load_preset("quick"), settings))
     assert "\n" not in str(caught.value)
 
 
 def test_set_takes_yaml() -> None:
-    assert assignments(["train.epochs=3", "data.crop_scale=[0.5, 1]"]) == {
+    assert parse_assignments(["train.epochs=3", "data.crop_scale=[0.5, 1]"]) == {
         "train.epochs": 3,
         "data.crop_scale": [0.5, 1],
     }
     for text in ("train.epochs", "=3", "a=[1"):
         with pytest.raises(UsageError, match="--set"):
-            assignments([text])
+            parse_assignments([text])
 
 
 def test_config_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(RunConfig().model_dump(mode="json")))
-    assert parse(read_yaml(path)) == RunConfig()
+    assert parse_config(read_yaml(path)) == RunConfig()
     for content, message in (("[1, 2]", "must be a mapping"), ("a: [", "is not YAML")):
         path.write_text(content)
         with pytest.raises(UsageError, match=message):
@@ -143,13 +143,13 @@ def test_config_files(tmp_path: Path) -> None:
 
 
 def test_every_seed_gets_its_random_init_once() -> None:
-    configs = expand(preset("quick"), ["random", {"name": "gmml", "parameters": {}}], [0, 1])
+    configs = expand_runs(load_preset("quick"), ["random", {"name": "gmml", "parameters": {}}], [0, 1])
     names = [(config.objective.name, config.strategy.name, config.seed) for config in configs]
     assert names == [
         ("random-init", "none", 0), ("mae", "random", 0), ("mae", "gmml", 0),
         ("random-init", "none", 1), ("mae", "random", 1), ("mae", "gmml", 1),
     ]  # fmt: skip
-    control = expand(merge(preset("quick"), {"objective": "random-init"}), ["none"], [0])
+    control = expand_runs(merge(load_preset("quick"), {"objective": "random-init"}), ["none"], [0])
     assert len(control) == 1
 
 

@@ -1,15 +1,14 @@
 """Suites: what a grid holds, in which order, and what is refused."""
 
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from maskbench.config.suite import Suite, grid, read_suite, suite_names, trials
+from maskbench.config.suite import Suite, expand_suite, expand_trials, read_suite, suite_names
 from maskbench.errors import UsageError
-from maskbench.runs.plan import plan
-from tests.cli.test_main import SMALL, maskbench
+from maskbench.runs.plan import make_plan
+from tests.helpers.command_line import SMALL, maskbench
 
 
 def write(folder: Path, **settings: object) -> str:
@@ -21,8 +20,8 @@ def write(folder: Path, **settings: object) -> str:
 @pytest.mark.parametrize("name", suite_names())
 def test_suites_that_ship_make_sense(name: str) -> None:
     _, suite = read_suite(name)
-    configs = grid(name, suite, {})
-    plans = [plan(config) for config in configs]
+    configs = expand_suite(name, suite, {})
+    plans = [make_plan(config) for config in configs]
     assert len({each.run_id for each in plans}) == len(plans), "no run twice"
     assert {each.label for each in plans} >= {"random", "random-init", "supervised"}
     assert {config.output for config in configs} == {f"results/{name}"}
@@ -32,7 +31,7 @@ def test_everything_is_crossed_seeds_outermost_controls_once_a_place(tmp_path: P
     models = [{"name": "vit_tiny_patch16_224", "patch_size": size, "kwargs": {}} for size in (4, 8)]
     path = write(tmp_path, strategies=["random", "gmml:fill=zeros"], ratios=[0.5, 0.75], models=models, seeds="0-1")
     name, suite = read_suite(path)
-    configs = grid(name, suite, {"train.epochs": 3})
+    configs = expand_suite(name, suite, {"train.epochs": 3})
     assert name == "mine" and len(configs) == 2 * 2 * (2 + 2 * 2)
     assert [config.seed for config in configs] == [0] * 12 + [1] * 12
     assert [config.model.patch_size for config in configs[:12]] == [4] * 6 + [8] * 6
@@ -76,13 +75,14 @@ def test_mistakes_in_a_suite_are_one_line(tmp_path: Path, settings: dict, messag
 )
 def test_a_flag_does_not_vanish_under_a_list(changes: dict, flags: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=message):
-        grid("mine", Suite.model_validate({"strategies": ["random"], **changes}), flags)
+        expand_suite("mine", Suite.model_validate({"strategies": ["random"], **changes}), flags)
 
 
 def test_a_budget_of_epochs_keeps_the_share_of_warm_up() -> None:
     settings = {"strategies": ["random"], "preset": "cifar10-cpu", "budget": {"epochs": 6}}
     assert {
-        (config.train.epochs, config.train.warmup_epochs) for config in grid("mine", Suite.model_validate(settings), {})
+        (config.train.epochs, config.train.warmup_epochs)
+        for config in expand_suite("mine", Suite.model_validate(settings), {})
     } == {(6, 1)}
 
 
@@ -112,9 +112,9 @@ def test_a_suite_names_its_strategies(tmp_path: Path) -> None:
 
 def test_the_file_shown_in_the_docs_is_one(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "suites.md").read_text().split("## The file\n")[1]
-    shown = re.findall(r"^    (.*)$", text.split("\n\n")[0], re.MULTILINE)
-    (tmp_path / "mine.yaml").write_text("\n".join(shown))
+    shown = text.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "mine.yaml").write_text(shown)
     name, suite = read_suite(str(tmp_path / "mine.yaml"))
-    assert set(yaml.safe_load("\n".join(shown))) == set(Suite.model_fields), "every key is shown"
-    assert len(grid(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
-    assert len(trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3
+    assert set(yaml.safe_load(shown)) == set(Suite.model_fields), "every key is shown"
+    assert len(expand_suite(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
+    assert len(expand_trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3

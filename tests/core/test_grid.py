@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from maskbench.core.grid import Grid, hide
+from maskbench.core.grid import Grid, hide, membership
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,17 @@ def test_hide_takes_the_largest() -> None:
     assert torch.equal(hide(scores, torch.tensor([[2], [2]])), expected)
     assert hide(scores, torch.tensor([[0], [4]])).sum(1).tolist() == [0, 4]
     assert hide(scores, 0).sum() == 0
+
+
+def test_membership_is_start_up_to_end() -> None:
+    starts = [start for start in range(-2, 9) for _ in range(8)]
+    extents = [extent for _ in range(-2, 9) for extent in range(8)]
+    inside = membership(torch.tensor(starts), torch.tensor(extents), 7)
+    expected = [
+        [float(start <= cell < start + extent) for cell in range(7)]
+        for start, extent in zip(starts, extents, strict=True)
+    ]
+    assert inside.tolist() == expected
 
 
 def test_random_scores_hide_every_subset_equally_often() -> None:

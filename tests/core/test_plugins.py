@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import afresh as maskbench
+from tests.helpers.command_line import maskbench_anew as maskbench
 
 GOOD = """
 from maskbench.strategy import Context, Ratio, Strategy, Tensor, View, dataclass, hide, register

@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torchvision.transforms.v2 import functional as tv
 
-from maskbench.core.rng import Draws, keys
-from maskbench.data.augment import Boxes, central_boxes, margin, random_boxes, resample
+from maskbench.core.rng import CounterRNG, sample_keys
+from maskbench.data.augment import Boxes, central_boxes, random_boxes, resample, source_margin
 from maskbench.data.splits import Images
 
 MEAN, STD = torch.zeros(3), torch.ones(3)
@@ -20,8 +20,8 @@ def some_images(count: int, rows: int, cols: int, stretch: float = 1.0) -> Image
     return Images(pixels, torch.zeros(count, dtype=torch.long), torch.full((count,), stretch))
 
 
-def drawn(count: int, seed: int = 0) -> Draws:
-    return Draws(keys(torch.arange(count), seed, "augment", 0))
+def drawn(count: int, seed: int = 0) -> CounterRNG:
+    return CounterRNG(sample_keys(torch.arange(count), seed, "augment", 0))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (64, 64)])
@@ -90,7 +90,7 @@ def test_a_sample_has_one_box_whatever_its_batch() -> None:
     images = some_images(16, 40, 40)
     whole = random_boxes(drawn(16), images, (32, 32), (0.2, 1.0))
     some = torch.tensor([9, 3])
-    part = random_boxes(Draws(keys(some, 0, "augment", 0)), images.take(some), (32, 32), (0.2, 1.0))
+    part = random_boxes(CounterRNG(sample_keys(some, 0, "augment", 0)), images.take(some), (32, 32), (0.2, 1.0))
     for field in ("top", "left", "height", "width", "flip"):
         assert torch.equal(getattr(whole, field)[some], getattr(part, field))
     pixels = resample(images, whole, (32, 32), MEAN, STD)
@@ -104,4 +104,4 @@ def _take(boxes: Boxes, row: int) -> Boxes:
 
 @pytest.mark.parametrize(("side", "wider"), [(224, 288), (64, 82), (32, 42)])
 def test_margin_of_the_wider_crop(side: int, wider: int) -> None:
-    assert margin((side, side), 288 / 224) == ((wider - side) // 2, (wider - side) // 2)
+    assert source_margin((side, side), 288 / 224) == ((wider - side) // 2, (wider - side) // 2)

@@ -11,23 +11,23 @@ from scipy import ndimage, stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from maskbench.core.rng import Draws, keys
-from maskbench.data.color_jitter import LUMINANCE, YIQ, Colours, blurred, recoloured, turn
+from maskbench.core.rng import CounterRNG, sample_keys
+from maskbench.data.color_jitter import LUMINANCE, YIQ, ColorJitter, blur_images, hue_saturation_matrix, jitter_colors
 from maskbench.errors import UsageError
 from maskbench.objective import REGISTRY, Recipe
-from maskbench.runs.plan import plan
+from maskbench.runs.plan import make_plan
 from maskbench.training import crops
-from tests.helpers import subjects
-from tests.helpers.tiny import tiny
+from tests.helpers import tiny_subject
+from tests.helpers.tiny_run import tiny_config
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
-OFF = {"jitter": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0}
+OFF = {"jitter": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grayscale": 0.0}
 # torchvision's luminance has 0.2989 for red where ours has 0.299: at most 1e-4 of a pixel in [0, 1], times a contrast.
 CLOSE = {"rtol": 0.0, "atol": 3e-4}
 
 
-def draws(count: int, first: int = 0) -> Draws:
-    return Draws(keys(torch.arange(first, first + count), 7, "augment", 3))
+def draws(count: int, first: int = 0) -> CounterRNG:
+    return CounterRNG(sample_keys(torch.arange(first, first + count), 7, "augment", 3))
 
 
 def pictures(count: int, rows: int = 6, cols: int = 8, low: float = 0.3, high: float = 0.6) -> Tensor:
@@ -36,10 +36,10 @@ def pictures(count: int, rows: int = 6, cols: int = 8, low: float = 0.3, high: f
     return low + (high - low) * torch.rand(count, 3, rows, cols, generator=generator)
 
 
-def changed(pixels: Tensor, given: Draws | None = None, **chances: float) -> Tensor:
+def changed(pixels: Tensor, given: CounterRNG | None = None, **chances: float) -> Tensor:
     """Pixels in [0, 1] after nothing but the given changes."""
     images = tv.normalize(pixels, MEAN.tolist(), STD.tolist())
-    made = recoloured(images, Colours(**{**OFF, **chances}), given or draws(len(pixels)), MEAN, STD)
+    made = jitter_colors(images, ColorJitter(**{**OFF, **chances}), given or draws(len(pixels)), MEAN, STD)
     return made * STD.view(3, 1, 1) + MEAN.view(3, 1, 1)
 
 
@@ -148,16 +148,16 @@ def test_hue_is_turned_by_a_share_of_the_circle_uniform_in_its_range() -> None:
 
 def test_the_loss_of_colour_is_torchvisions() -> None:
     before = pictures(20, low=0.0, high=1.0)
-    after = changed(before, grey=1.0)
+    after = changed(before, grayscale=1.0)
     torch.testing.assert_close(after, tv.rgb_to_grayscale(before, 3), **CLOSE)
-    also_jittered = changed(before, grey=1.0, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    also_jittered = changed(before, grayscale=1.0, jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     spread = also_jittered.amax(1) - also_jittered.amin(1)
     assert float(spread.max()) < 1e-5
 
 
 def test_solarising_is_torchvisions() -> None:
     before = pictures(20, low=0.0, high=1.0)
-    torch.testing.assert_close(changed(before, solarise=1.0), tv.solarize(before, 0.5), rtol=0, atol=1e-6)
+    torch.testing.assert_close(changed(before, solarize=1.0), tv.solarize(before, 0.5), rtol=0, atol=1e-6)
 
 
 def test_turning_keeps_the_luminance_and_greys() -> None:
@@ -165,7 +165,7 @@ def test_turning_keeps_the_luminance_and_greys() -> None:
     angle = (torch.rand(50, generator=generator, dtype=torch.float64) - 0.5) * 20
     saturation = 2 * torch.rand(50, generator=generator, dtype=torch.float64)
     weights = torch.tensor(LUMINANCE, dtype=torch.float64)
-    for matrix in turn(angle, saturation):
+    for matrix in hue_saturation_matrix(angle, saturation):
         torch.testing.assert_close(weights @ matrix, weights)
         torch.testing.assert_close(matrix.sum(1), torch.ones(3, dtype=torch.float64))
 
@@ -176,17 +176,23 @@ def test_turning_by_a_full_circle_changes_nothing_and_turns_add_up() -> None:
     ones = torch.ones(50, dtype=torch.float64)
     whole = torch.full_like(ones, 2 * math.pi)
     for full in (0 * whole, whole, -whole, 3 * whole):
-        torch.testing.assert_close(turn(full, ones), torch.eye(3, dtype=torch.float64).expand(50, 3, 3))
-    torch.testing.assert_close(turn(one, ones) @ turn(other, ones), turn(one + other, ones))
-    half = turn(0.5 * whole, ones) - torch.eye(3, dtype=torch.float64)
+        torch.testing.assert_close(
+            hue_saturation_matrix(full, ones), torch.eye(3, dtype=torch.float64).expand(50, 3, 3)
+        )
+    torch.testing.assert_close(
+        hue_saturation_matrix(one, ones) @ hue_saturation_matrix(other, ones), hue_saturation_matrix(one + other, ones)
+    )
+    half = hue_saturation_matrix(0.5 * whole, ones) - torch.eye(3, dtype=torch.float64)
     assert (half.abs().amax((1, 2)) > 0.5).all()
-    torch.testing.assert_close(turn(one, 0 * ones), turn(other, 0 * ones))  # without colour no hue
+    torch.testing.assert_close(
+        hue_saturation_matrix(one, 0 * ones), hue_saturation_matrix(other, 0 * ones)
+    )  # without colour no hue
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(20, 28), (1, 40), (224, 16)])
 def test_blur_is_scipys_with_renormalised_borders(rows: int, cols: int) -> None:
     pixels, sigma = pictures(5, rows, cols, 0.0, 1.0).double(), torch.tensor([0.1, 0.9, 2.0, 30.0, 100.0]).double()
-    after = blurred(pixels, sigma)
+    after = blur_images(pixels, sigma)
     for i in range(5):
         widths = (float(sigma[i]) * rows / 224, float(sigma[i]) * cols / 224)  # of a side of 224
         for channel in range(3):
@@ -201,7 +207,7 @@ def test_blur_is_scipys_with_renormalised_borders(rows: int, cols: int) -> None:
 
 def test_blur_is_an_average_with_gaussian_weights() -> None:
     pixels = pictures(1, 3, 4, 0.0, 1.0).double()
-    after = blurred(pixels, torch.tensor([60.0]).double())[0]
+    after = blur_images(pixels, torch.tensor([60.0]).double())[0]
     for channel in range(3):
         for row in range(3):
             for col in range(4):
@@ -221,7 +227,7 @@ def blur_widths(count: int, chance: float = 1.0) -> Tensor:
     for first in range(0, count, 200):
         line = torch.zeros(200, 3, 1, 224)
         line[..., 112] = 1.0
-        after = recoloured(line, Colours(**OFF, blur=chance), draws(200, first), torch.zeros(3), torch.ones(3))
+        after = jitter_colors(line, ColorJitter(**OFF, blur=chance), draws(200, first), torch.zeros(3), torch.ones(3))
         # Two neighbours' weights differ by the factor exp(-1 / (2 sigma^2)).
         parts.append((-0.5 / (after[:, 0, 0, 113] / after[:, 0, 0, 112]).double().log()).sqrt())
     return torch.cat(parts)
@@ -232,15 +238,15 @@ def test_the_blurs_width_is_uniform_between_a_tenth_and_two_pixels_of_224() -> N
 
 
 def test_an_images_draws_do_not_depend_on_its_batch() -> None:
-    every = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": 0.2,
-             "blur": 0.5, "solarise": 0.5}  # fmt: skip
+    every = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grayscale": 0.2,
+             "blur": 0.5, "solarize": 0.5}  # fmt: skip
     before = pictures(30, low=0.0, high=1.0)
     together = changed(before, draws(30), **every)
     for i in range(30):
         alone = changed(before[i : i + 1], draws(1, first=i), **every)
         torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
     order = torch.arange(29, -1, -1)
-    backwards = changed(before[order], Draws(keys(order, 7, "augment", 3)), **every)
+    backwards = changed(before[order], CounterRNG(sample_keys(order, 7, "augment", 3)), **every)
     torch.testing.assert_close(backwards[order], together, rtol=0, atol=1e-5)
 
 
@@ -258,17 +264,17 @@ def test_chances_are_met_and_independent() -> None:
         return (changed(before, draws(count), **chances) - before).abs().amax((1, 2, 3)) > 1e-4
 
     # A factor within 1e-4 / 0.7 of 1 goes unseen: of 16,000 jitters about 6, the bound being 226.
-    seen = {"jitter": happened(jitter=0.8, brightness=0.4), "grey": happened(grey=0.2),
-            "solarise": happened(solarise=0.3)}  # fmt: skip
+    seen = {"jitter": happened(jitter=0.8, brightness=0.4), "grayscale": happened(grayscale=0.2),
+            "solarize": happened(solarize=0.3)}  # fmt: skip
     # Next to a one a zero gets at least exp(-1 / (2 * 0.1^2)) = 2e-22 of it, whatever the width, if the side is 224.
     line = torch.zeros(200, 3, 1, 224)
     line[..., ::2] = 1.0
     parts = []
     for first in range(0, 2000, 200):
-        after = recoloured(line, Colours(**OFF, blur=0.4), draws(200, first), torch.zeros(3), torch.ones(3))
+        after = jitter_colors(line, ColorJitter(**OFF, blur=0.4), draws(200, first), torch.zeros(3), torch.ones(3))
         parts.append((after - line).abs().amax((1, 2, 3)) > 0)
     seen["blur"] = torch.cat(parts)
-    chances = {"jitter": 0.8, "grey": 0.2, "solarise": 0.3, "blur": 0.4}
+    chances = {"jitter": 0.8, "grayscale": 0.2, "solarize": 0.3, "blur": 0.4}
     for name, chance in chances.items():
         assert within_four_sigma(seen[name], chance), name
         for other in set(chances) - {name}:
@@ -291,7 +297,7 @@ def test_how_much_depends_neither_on_whether_nor_on_one_another() -> None:
         torch.tensor(hue_turns(before, after(jitter=1.0, hue=0.1))),
         blur_widths(400),
     ]
-    single = ({"jitter": 0.5, "brightness": 0.4}, {"grey": 0.5}, {"solarise": 0.5})
+    single = ({"jitter": 0.5, "brightness": 0.4}, {"grayscale": 0.5}, {"solarize": 0.5})
     events = [(after(**chances) - before).abs().amax((1, 2, 3)) > 1e-3 for chances in single]
     events.append(blur_widths(400, 0.5) > 0)
     table = torch.stack([column.double() for column in (*amounts, *events)])
@@ -303,16 +309,18 @@ def test_chances_of_0_and_1_are_never_and_always() -> None:
     before = pictures(2000, 2, 2, 0.0, 1.0)
     ranges = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
     torch.testing.assert_close(changed(before, **ranges), before, rtol=0, atol=1e-6)
-    always = changed(before, **ranges, jitter=0.0, grey=1.0)
+    always = changed(before, **ranges, jitter=0.0, grayscale=1.0)
     assert float((always.amax(1) - always.amin(1)).max()) < 1e-5
 
 
 @pytest.mark.parametrize(
-    "chances", [OFF, {}, {"blur": 1.0, "solarise": 0.5}, {**OFF, "grey": 1.0}], ids=["none", "usual", "all", "grey"]
+    "chances",
+    [OFF, {}, {"blur": 1.0, "solarize": 0.5}, {**OFF, "grayscale": 1.0}],
+    ids=["none", "usual", "all", "gray"],
 )
 def test_the_same_draws_are_used_whatever_the_chances(chances: dict[str, float]) -> None:
     used, fresh = draws(4), draws(4)
-    recoloured(pictures(4), Colours(**chances), used, MEAN, STD)
+    jitter_colors(pictures(4), ColorJitter(**chances), used, MEAN, STD)
     fresh.uniform(9)
     assert torch.equal(used.bits(5), fresh.bits(5))
 
@@ -320,7 +328,7 @@ def test_the_same_draws_are_used_whatever_the_chances(chances: dict[str, float])
 def test_one_change_does_not_move_the_draws_of_another() -> None:
     before = pictures(300)
     bright = changed(before, jitter=0.5, brightness=0.4)
-    grey = changed(before, jitter=0.5, brightness=0.4, grey=0.3)
+    grey = changed(before, jitter=0.5, brightness=0.4, grayscale=0.3)
     coloured = (grey.amax(1) - grey.amin(1)).amax((1, 2)) > 1e-3
     assert 150 < int(coloured.sum()) < 270
     torch.testing.assert_close(grey[coloured], bright[coloured], rtol=0, atol=1e-5)
@@ -331,38 +339,45 @@ def test_one_change_does_not_move_the_draws_of_another() -> None:
 def test_the_two_crops_get_byols_chances(name: str) -> None:
     recipe = REGISTRY.create(name, **{} if name == "barlow" else {"local_crops": 3}).recipe(3)
     jitter = (0.8, 0.4, 0.4, 0.2, 0.1, 0.2)
-    for colours, blur, solarise in (
+    for colours, blur, solarize in (
         (recipe.full[0], 1.0, 0.0),
         (recipe.full[1], 0.1, 0.2),
         (recipe.local_colours, 0.5, 0.0),
     ):
         assert colours is not None
-        given = (colours.jitter, colours.brightness, colours.contrast, colours.saturation, colours.hue, colours.grey)
-        assert (*given, colours.blur, colours.solarise) == (*jitter, blur, solarise)
+        given = (
+            colours.jitter,
+            colours.brightness,
+            colours.contrast,
+            colours.saturation,
+            colours.hue,
+            colours.grayscale,
+        )
+        assert (*given, colours.blur, colours.solarize) == (*jitter, blur, solarize)
     assert (len(recipe.full), recipe.local) == (2, 0 if name == "barlow" else 3)
 
 
 def test_local_crops_are_blurred_by_as_many_of_their_pixels_as_full_ones(tmp_path: Path) -> None:
     """DINO's sigma is in pixels of the crop, whatever its size: a dot spreads as far in both."""
-    only_blur = Colours(**OFF, blur=1.0, solarise=0.0)
-    config = tiny(tmp_path, data__img_size=64, model__patch_size=8)
-    dots, strategy = subjects.splits(), plan(config).strategy
+    only_blur = ColorJitter(**OFF, blur=1.0, solarize=0.0)
+    config = tiny_config(tmp_path, data__img_size=64, model__patch_size=8)
+    dots, strategy = tiny_subject.splits(), make_plan(config).strategy
     index = torch.arange(200)
     spreads = []
 
-    def spread(images: Tensor, colours: Colours, draws: Draws, *rest: Any) -> Tensor:
+    def spread(images: Tensor, colours: ColorJitter, draws: CounterRNG, *rest: Any) -> Tensor:
         """The same dot for crops of any size, and the same draws."""
         dot = torch.zeros_like(images)
         dot[:, :, images.shape[2] // 2, images.shape[3] // 2] = 1
-        made = recoloured(dot, colours, Draws(keys(index, 0, "same")), *rest)
+        made = jitter_colors(dot, colours, CounterRNG(sample_keys(index, 0, "same")), *rest)
         spreads.append(made.amax((1, 2, 3)))
         return made
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(crops, "recoloured", spread)
+        patched.setattr(crops, "jitter_colors", spread)
         recipe = Recipe(full=(only_blur,), local=1, local_size=0.5, local_colours=only_blur)
-        crops.full_crops(config, strategy, dots, recipe, dots.train.take(index), index, 0)
-        crops.local_crops(config, dots, recipe, dots.train.take(index), index, 0)
+        crops.make_full_crops(config, strategy, dots, recipe, dots.train.take(index), index, 0)
+        crops.make_local_crops(config, dots, recipe, dots.train.take(index), index, 0)
     full, local = spreads
     torch.testing.assert_close(full, local, rtol=1e-3, atol=1e-4)
     assert full.min() < 0.9, "something is blurred"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskbench.data.encoded_images import Encoded
+from maskbench.data.encoded_images import EncodedImages
 from maskbench.errors import UsageError
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ def written(image: Image.Image, form: str = "JPEG", **how: Any) -> bytes:
 def decoded(folder: Path, encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     path = folder / "image"
     path.write_bytes(encoded)
-    return Encoded.whole_files([path], ["image"], [0]).pixels(0, shape)
+    return EncodedImages.from_files([path], ["image"], [0]).decode(0, shape)
 
 
 def by_pillow(encoded: bytes, mode: str = "RGB", draft: tuple[int, int] | None = None) -> np.ndarray:
@@ -56,7 +56,7 @@ def no_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any) -> None:
         raise AssertionError("left to Pillow")
 
-    monkeypatch.setattr("maskbench.data.encoded_images._loaded", load)
+    monkeypatch.setattr("maskbench.data.encoded_images._decode_with_pillow", load)
 
 
 @pytest.mark.usefixtures("no_pillow")
@@ -67,7 +67,7 @@ def test_jpegs_in_colour_are_what_pillow_makes_of_them(
 ) -> None:
     """To the bit, at sizes that divide by nothing, also where they are decoded at a fraction of their size."""
     monkeypatch.setattr("maskbench.data.encoded_images.REDUCING_GAP", 1.0)
-    monkeypatch.setattr("maskbench.data.encoded_images._resized", lambda pixels, *_: pixels)
+    monkeypatch.setattr("maskbench.data.encoded_images._resize", lambda pixels, *_: pixels)
     rows, cols = 203 // reduced, 331 // reduced
     encoded = written(picture(203, 331), **WAYS[way])
     expected = by_pillow(encoded, draft=(cols, rows))

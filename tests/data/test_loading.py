@@ -1,7 +1,6 @@
 """Data sets on disk: what is read, what is cached, what is refused, and how."""
 
 import io
-import json
 import os
 import struct
 import tarfile
@@ -21,47 +20,18 @@ from PIL import Image
 
 from maskbench import data
 from maskbench.data import cache
-from maskbench.data.encoded_images import Encoded
+from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.splits import Splits, stratified_order
-from maskbench.data.streaming import Streamed
+from maskbench.data.streaming import StreamedImages
 from maskbench.errors import UsageError
-
-CLASSES = ["cat", "dog", "emu"]
+from tests.helpers.image_files import CLASSES, picture, png, write_folders, write_parquet
 
 
 @pytest.fixture(autouse=True)
 def _fresh_memory() -> Iterator[None]:
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
     yield
-    data.load.cache_clear()
-
-
-def picture(number: int, rows: int = 12, cols: int = 12) -> Image.Image:
-    values = np.random.default_rng(number).integers(0, 256, (rows, cols, 3), dtype=np.uint8)
-    return Image.fromarray(values)
-
-
-def png(number: int, rows: int = 12, cols: int = 12) -> bytes:
-    buffer = io.BytesIO()
-    picture(number, rows, cols).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path: Path, first: int, count: int, names: bool = True, image: str = "image") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"bytes": png(n), "path": f"{n}.png"} for n in range(first, first + count)]
-    table = pyarrow.table({image: rows, "label": [n % 3 for n in range(first, first + count)]})
-    if names:
-        about = {"info": {"features": {"label": {"names": CLASSES, "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
-    pyarrow.parquet.write_table(table, path)
-
-
-def write_folders(root: Path, split: str, first: int, count: int, rows: int = 12, cols: int = 12) -> None:
-    for number in range(first, first + count):
-        path = root / split / CLASSES[number % 3] / f"{number:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(number, rows, cols))
+    data.load_dataset.cache_clear()
 
 
 def as_array(images: torch.Tensor, number: int) -> np.ndarray:
@@ -72,7 +42,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
     write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", 0, 30)
     write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", 30, 30)
     write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", 100, 9)
-    splits = data.load(str(tmp_path), (12, 12), 3)
+    splits = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert splits.classes == tuple(CLASSES)
     assert splits.name == tmp_path.name
     assert splits.sizes == {"train": 60, "validation": 6, "test": 9}
@@ -88,7 +58,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
 def test_image_folders_with_a_validation_split(tmp_path: Path) -> None:
     for split, first, count in (("train", 0, 30), ("val", 50, 12), ("test", 80, 9)):
         write_folders(tmp_path, split, first, count)
-    splits = data.load(str(tmp_path), (12, 12), 3)
+    splits = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert splits.sizes == {"train": 30, "validation": 12, "test": 9}
     assert len(splits.fit) == 30, "nothing need be held out of train"
     assert not isinstance(splits.validation, torch.Tensor)
@@ -98,14 +68,14 @@ def test_image_folders_with_a_validation_split(tmp_path: Path) -> None:
 def test_validation_serves_as_test_where_there_is_no_other(tmp_path: Path) -> None:
     write_folders(tmp_path, "train", 0, 30)
     write_folders(tmp_path, "validation", 50, 12)
-    assert data.load(str(tmp_path), (12, 12), 3).sizes == {"train": 30, "validation": 3, "test": 12}
+    assert data.load_dataset(str(tmp_path), (12, 12), 3).sizes == {"train": 30, "validation": 3, "test": 12}
 
 
 def test_photographs_of_any_shape_share_a_canvas(tmp_path: Path) -> None:
     write_folders(tmp_path, "train", 0, 15, rows=30, cols=20)
     write_folders(tmp_path, "train", 15, 15, rows=20, cols=40)
     write_folders(tmp_path, "test", 50, 3, rows=10, cols=10)
-    splits = data.load(str(tmp_path), (16, 16), 3)
+    splits = data.load_dataset(str(tmp_path), (16, 16), 3)
     assert splits.train.pixels.shape == (30, 3, 30, 32)  # the largest side, at most twice the model's 16
     canvas = 32 / 30
     shapes = {round(float(value), 5) for value in splits.train.stretch}
@@ -119,26 +89,26 @@ def test_grey_and_colour(tmp_path: Path) -> None:
     write_folders(tmp_path, "train", 0, 15)
     write_folders(tmp_path, "test", 50, 3)
     picture(0).convert("L").save(tmp_path / "train" / "cat" / "0000.png")
-    assert data.load(str(tmp_path), (12, 12), 3).train.pixels.shape[1] == 3
-    assert data.load(str(tmp_path), (12, 12), 1).train.pixels.shape[1] == 1
+    assert data.load_dataset(str(tmp_path), (12, 12), 3).train.pixels.shape[1] == 3
+    assert data.load_dataset(str(tmp_path), (12, 12), 1).train.pixels.shape[1] == 1
     with pytest.raises(UsageError, match="1, 3, 4 channels, not 2"):
-        data.load(str(tmp_path), (12, 12), 2)
+        data.load_dataset(str(tmp_path), (12, 12), 2)
 
 
 def test_decoded_once_and_again_when_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(tmp_path / "train.parquet", 0, 30)
     write_parquet(tmp_path / "test.parquet", 50, 3)
-    first = data.load(str(tmp_path), (12, 12), 3)
-    data.load.cache_clear()
+    first = data.load_dataset(str(tmp_path), (12, 12), 3)
+    data.load_dataset.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr("maskbench.data.packing", lambda *_: pytest.fail("packed again"))
-        again = data.load(str(tmp_path), (12, 12), 3)
+        patch.setattr("maskbench.data.load.prepare_images", lambda *_: pytest.fail("prepared again"))
+        again = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert torch.equal(first.train.pixels, again.train.pixels)
     assert again.fingerprint == first.fingerprint
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
     write_parquet(tmp_path / "train.parquet", 1, 30)
     os.utime(tmp_path / "train.parquet", ns=(1, 1))
-    changed = data.load(str(tmp_path), (12, 12), 3)
+    changed = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert changed.fingerprint != first.fingerprint
     assert not torch.equal(changed.train.pixels, first.train.pixels)
 
@@ -148,23 +118,25 @@ def test_fingerprint_is_of_content_not_of_place_or_size(tmp_path: Path) -> None:
     for name, size in (("a", 12), ("b", 12), ("b", 4)):
         write_folders(tmp_path / name, "train", 0, 15)
         write_folders(tmp_path / name, "test", 50, 3)
-        fingerprints.add(data.load(str(tmp_path / name), (size, size), 3).fingerprint)
+        fingerprints.add(data.load_dataset(str(tmp_path / name), (size, size), 3).fingerprint)
     assert len(fingerprints) == 1
 
 
 def test_a_damaged_cache_is_packed_again(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", 0, 30)
     write_parquet(tmp_path / "test.parquet", 50, 3)
-    before = set((cache.folder() / "datasets").glob("*")) if (cache.folder() / "datasets").exists() else set()
-    first = data.load(str(tmp_path), (12, 12), 3)
-    (made,) = set((cache.folder() / "datasets").glob("*")) - before
+    before = (
+        set((cache.cache_folder() / "datasets").glob("*")) if (cache.cache_folder() / "datasets").exists() else set()
+    )
+    first = data.load_dataset(str(tmp_path), (12, 12), 3)
+    (made,) = set((cache.cache_folder() / "datasets").glob("*")) - before
     pixels = first.train.pixels.clone()
     content = made.read_bytes()
     made.unlink()  # not in place: the file is mapped
     made.write_bytes(content[: len(content) // 2])
-    data.load.cache_clear()
-    with pytest.warns(UserWarning, match="packing again"):
-        again = data.load(str(tmp_path), (12, 12), 3)
+    data.load_dataset.cache_clear()
+    with pytest.warns(UserWarning, match="preparing the data again"):
+        again = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert torch.equal(again.train.pixels, pixels)
 
 
@@ -173,8 +145,8 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path: Path, monkeypatch: 
     write_parquet(tmp_path / "test.parquet", 50, 3)
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="going on without"):
-        assert len(data.load(str(tmp_path), (12, 12), 3).train) == 30
+    with pytest.warns(UserWarning, match="continuing without"):
+        assert len(data.load_dataset(str(tmp_path), (12, 12), 3).train) == 30
 
 
 def test_stratified_order_keeps_proportions_in_every_prefix() -> None:
@@ -191,7 +163,7 @@ def test_stratified_order_keeps_proportions_in_every_prefix() -> None:
 
 
 def test_limit_is_the_same_images_for_all_and_leaves_test_whole() -> None:
-    whole, fewer, few = (data.load("shapes", (16, 16), 1, limit) for limit in (None, 500, 100))
+    whole, fewer, few = (data.load_dataset("shapes", (16, 16), 1, limit) for limit in (None, 500, 100))
     assert fewer.sizes == {"train": 500, "validation": 50, "test": 2000}
     assert torch.bincount(few.train.labels).tolist() == [10] * 10
     kept = {pixels.numpy().tobytes() for pixels in fewer.train.pixels}
@@ -213,7 +185,7 @@ def test_bad_folders_are_one_line(tmp_path: Path, spoil, message: str) -> None: 
     write_folders(tmp_path, "test", 50, 3)
     spoil(tmp_path)
     with pytest.raises(UsageError, match=message) as caught:
-        data.load(str(tmp_path), (12, 12), 3)
+        data.load_dataset(str(tmp_path), (12, 12), 3)
     assert "\n" not in str(caught.value)
 
 
@@ -223,7 +195,7 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train" / "dog" / "0004.png"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UsageError, match="cannot decode train/dog/0004.png"):
-        data.load(str(tmp_path), (12, 12), 3)
+        data.load_dataset(str(tmp_path), (12, 12), 3)
 
 
 def with_chunk(name: bytes, content: bytes, before: bytes) -> bytes:
@@ -257,18 +229,18 @@ def test_whatever_pillow_makes_of_an_image_it_is_named(
     (tmp_path / "train" / "dog" / "0004.png").write_bytes(content)
     message = f"cannot decode train/dog/0004.png in .*: .*{reason}.*; repair or remove it$"
     with pytest.raises(UsageError, match=message) as caught:
-        data.load(str(tmp_path), (12, 12), 3, None, None, memory_gib)
+        data.load_dataset(str(tmp_path), (12, 12), 3, None, None, memory_gib)
     assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     """A UsageError is a ValueError, as Pillow's are."""
-    images = Encoded.whole_files([tmp_path / "gone.png"], ["gone.png"], [0])
+    images = EncodedImages.from_files([tmp_path / "gone.png"], ["gone.png"], [0])
     with pytest.raises(UsageError, match=r"^cannot read gone.png: No such file or directory; bring it back$"):
-        images.pixels(0, (12, 12, 3))
+        images.decode(0, (12, 12, 3))
     (tmp_path / "gone.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"^cannot decode gone.png: cannot identify[^;]*; repair or remove it$"):
-        images.pixels(0, (12, 12, 3))
+        images.decode(0, (12, 12, 3))
 
 
 @pytest.mark.parametrize("name", ["train/dog/0004.png", "train.tar"])
@@ -278,7 +250,7 @@ def test_a_link_to_nothing_is_named(name: str, tmp_path: Path) -> None:
     wds = "wds/" if name.endswith(".tar") else ""
     message = f"^cannot read {tmp_path}/{name}: No such file or directory: ../elsewhere; bring it back, or remove"
     with pytest.raises(UsageError, match=message) as caught:
-        data.load(f"{wds}{tmp_path}", (12, 12), 3)
+        data.load_dataset(f"{wds}{tmp_path}", (12, 12), 3)
     assert "\n" not in str(caught.value)
 
 
@@ -333,8 +305,8 @@ def load(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, list[Any]]], Splits]:
     """Writes a data set of these labels by split, and loads it."""
-    monkeypatch.setattr("maskbench.data.huggingface.opened", hub_opened)
-    return lambda labels: data.load(WRITERS[request.param](tmp_path / "data", labels), (12, 12), 3)
+    monkeypatch.setattr("maskbench.data.huggingface.open_splits", hub_opened)
+    return lambda labels: data.load_dataset(WRITERS[request.param](tmp_path / "data", labels), (12, 12), 3)
 
 
 def test_a_test_set_whose_labels_are_withheld_is_none(load: Callable[[dict[str, list[Any]]], Splits]) -> None:
@@ -364,28 +336,30 @@ def test_some_negative_labels_are_refused(load: Callable[[dict[str, list[Any]]],
 
 def test_a_withheld_test_set_is_not_unpacked(tmp_path: Path) -> None:
     dataset = as_parquet(tmp_path, {"train": KNOWN, "val": KNOWN, "test": WITHHELD})
-    splits = data.load(dataset, (12, 12), 3, None, None, 0)
-    assert isinstance(splits.train, Streamed)
+    splits = data.load_dataset(dataset, (12, 12), 3, None, None, 0)
+    assert isinstance(splits.train, StreamedImages)
     assert Path(splits.train.encoded.files[0]).stat().st_size == 2 * sum(len(png(number)) for number in range(30))
 
 
 def test_labels_of_parquet_that_no_class_has(tmp_path: Path) -> None:
     dataset = as_parquet(tmp_path, {"train": [*KNOWN, 3], "test": KNOWN})
-    with pytest.raises(UsageError, match="^row 30 of train.parquet in .* has the label 3, but 3 classes are named"):
-        data.load(dataset, (12, 12), 3)
+    with pytest.raises(
+        UsageError, match="^row 30 of train.parquet in .* has the label 3, but only 3 classes have names"
+    ):
+        data.load_dataset(dataset, (12, 12), 3)
     dataset = as_parquet(tmp_path, {"train": [*KNOWN, None], "test": KNOWN})
     with pytest.raises(UsageError, match="^row 30 of train.parquet in .* has no label; remove it"):
-        data.load(dataset, (12, 12), 3)
+        data.load_dataset(dataset, (12, 12), 3)
 
 
 def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", 50, 3)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(UsageError, match="cannot read .*train.parquet"):
-        data.load(str(tmp_path), (12, 12), 3)
+        data.load_dataset(str(tmp_path), (12, 12), 3)
     write_parquet(tmp_path / "train.parquet", 0, 30, image="photo")
     with pytest.raises(UsageError, match="has no column 'image'; its columns are photo, label"):
-        data.load(str(tmp_path), (12, 12), 3)
+        data.load_dataset(str(tmp_path), (12, 12), 3)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +376,7 @@ def test_bad_parquet_is_one_line(tmp_path: Path) -> None:
 )
 def test_unknown_data_sets(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        data.load(name, (12, 12), 3)
+        data.load_dataset(name, (12, 12), 3)
 
 
 def write_mnist(root: Path) -> None:
@@ -419,7 +393,7 @@ def write_mnist(root: Path) -> None:
 
 def test_torchvisions_data_sets_once_they_are_there(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    splits = data.load("torch/mnist", (28, 28), 1, data_dir=str(tmp_path))
+    splits = data.load_dataset("torch/mnist", (28, 28), 1, data_dir=str(tmp_path))
     assert splits.name == "mnist"
     assert splits.sizes == {"train": 40, "validation": 4, "test": 20}
     assert splits.classes[3] == "3 - three"
@@ -429,11 +403,11 @@ def test_torchvisions_data_sets_once_they_are_there(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no Parquet files or images"):
-        data.load(str(tmp_path), (12, 12), 3)
+        data.load_dataset(str(tmp_path), (12, 12), 3)
 
 
 def test_real_photographs(clothing: Path) -> None:
-    splits = data.load(str(clothing), (64, 64), 3)
+    splits = data.load_dataset(str(clothing), (64, 64), 3)
     assert splits.sizes == {"train": 3068, "validation": 341, "test": 372}
     assert len(splits.classes) == 10
     assert splits.train.stretch.unique().numel() > 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.data.mixup import blended, mixed, pasted, random_box
+from maskbench.data.mixup import blend_with_partner, draw_box, mix_batch, paste_from_partner
 
 
 def batch(count: int = 5, size: tuple[int, int] = (6, 9)) -> tuple[Tensor, Tensor]:
@@ -19,7 +19,7 @@ def batch(count: int = 5, size: tuple[int, int] = (6, 9)) -> tuple[Tensor, Tenso
 
 def test_mixup_by_hand() -> None:
     images, targets = batch()
-    made, shares = blended(images, 0.3), blended(targets, 0.3)
+    made, shares = blend_with_partner(images, 0.3), blend_with_partner(targets, 0.3)
     for number in range(5):
         torch.testing.assert_close(made[number], 0.3 * images[number] + 0.7 * images[4 - number])
         torch.testing.assert_close(shares[number], 0.3 * targets[number] + 0.7 * targets[4 - number])
@@ -29,7 +29,7 @@ def test_mixup_by_hand() -> None:
 def test_cutmix_pixel_by_pixel(box: tuple[slice, slice]) -> None:
     images, targets = batch()
     before = images.clone()
-    made, shares = pasted(images, targets, box)
+    made, shares = paste_from_partner(images, targets, box)
     inside = 0
     for row in range(6):
         for col in range(9):
@@ -58,7 +58,7 @@ def test_boxes_are_centred_and_cut_off() -> None:
         for row in range(6):
             for col in range(9):
                 generator: Any = Fixed(row, col)
-                down, across = random_box(generator, (6, 9), share)
+                down, across = draw_box(generator, (6, 9), share)
                 assert [y for y in range(6) if row - rows // 2 <= y < row + (rows + 1) // 2] == list(range(6))[down]
                 assert [x for x in range(9) if col - cols // 2 <= x < col + (cols + 1) // 2] == list(range(9))[across]
                 assert 0 <= down.start <= down.stop <= 6 and 0 <= across.start <= across.stop <= 9
@@ -69,7 +69,7 @@ def test_one_of_both_at_even_odds() -> None:
     images, targets = batch(2, (8, 8))
     cuts, shares, draws = 0, [], 2000
     for seed in range(draws):
-        made, mixture = mixed(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=1.0)
+        made, mixture = mix_batch(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=1.0)
         torch.testing.assert_close(mixture.sum(1), torch.ones(2))
         cut = bool(torch.isin(made, images).all())
         cuts += cut
@@ -90,11 +90,11 @@ def test_one_of_both_at_even_odds() -> None:
 def test_either_alone_or_none() -> None:
     images, targets = batch(2)
     for seed in range(50):
-        made, _ = mixed(images, targets, np.random.default_rng(seed), mixup=0.0, cutmix=1.0)
+        made, _ = mix_batch(images, targets, np.random.default_rng(seed), mixup=0.0, cutmix=1.0)
         assert torch.isin(made, images).all()
-        made, shares = mixed(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=0.0)
-        torch.testing.assert_close(made, blended(images, float(shares[0, 0])), rtol=1e-4, atol=1e-4)
-        again, _ = mixed(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=0.0)
+        made, shares = mix_batch(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=0.0)
+        torch.testing.assert_close(made, blend_with_partner(images, float(shares[0, 0])), rtol=1e-4, atol=1e-4)
+        again, _ = mix_batch(images, targets, np.random.default_rng(seed), mixup=0.8, cutmix=0.0)
         assert torch.equal(made, again)
-    made, shares = mixed(images, targets, np.random.default_rng(0), mixup=0.0, cutmix=0.0)
+    made, shares = mix_batch(images, targets, np.random.default_rng(0), mixup=0.0, cutmix=0.0)
     assert torch.equal(made, images) and torch.equal(shares, targets)

@@ -12,19 +12,19 @@ import torch
 from maskbench import data
 from maskbench.analysis.results import group_of
 from maskbench.errors import UsageError
-from maskbench.runs.plan import asked_about, load_splits, plan
-from maskbench.runs.reproduce import compare
-from maskbench.runs.run import checked, run
-from tests.cli.test_main import maskbench
-from tests.data.test_loading import picture, png, write_folders
-from tests.helpers.tiny import tiny
+from maskbench.runs.plan import load_data, make_plan, probe_splits
+from maskbench.runs.reproduce import compare_numbers
+from maskbench.runs.run import check_run, run
+from tests.helpers.command_line import maskbench
+from tests.helpers.image_files import picture, png, write_folders
+from tests.helpers.tiny_run import tiny_config
 
 
 @pytest.fixture(autouse=True)
 def _fresh_memory() -> Iterator[None]:
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
     yield
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
 
 
 def photos(root: Path, *inside: str, count: int = 70) -> Path:
@@ -37,7 +37,7 @@ def photos(root: Path, *inside: str, count: int = 70) -> Path:
 
 @pytest.mark.parametrize("inside", [(), ("train",), ("2024", "june")], ids=["flat", "train", "nested"])
 def test_a_folder_without_classes(tmp_path: Path, inside: tuple[str, ...]) -> None:
-    splits = data.load(str(photos(tmp_path / "photos", *inside)), (16, 16), 3)
+    splits = data.load_dataset(str(photos(tmp_path / "photos", *inside)), (16, 16), 3)
     assert splits.classes == () and splits.sizes == {"train": 70, "validation": 7, "test": 0}
     assert (splits.train.pixels[4].permute(1, 2, 0).numpy() == np.asarray(picture(4, 16, 16))).all()
 
@@ -45,7 +45,7 @@ def test_a_folder_without_classes(tmp_path: Path, inside: tuple[str, ...]) -> No
 def test_parquet_without_labels(tmp_path: Path) -> None:
     rows = [{"bytes": png(number), "path": ""} for number in range(30)]
     pyarrow.parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train.parquet")
-    splits = data.load(str(tmp_path), (12, 12), 3)
+    splits = data.load_dataset(str(tmp_path), (12, 12), 3)
     assert splits.classes == () and splits.sizes == {"train": 30, "validation": 3, "test": 0}
 
 
@@ -53,7 +53,7 @@ def test_probed_elsewhere(tmp_path: Path) -> None:
     """Trained on photographs without labels, probed on shapes, with the normalisation that the encoder knows."""
     source = str(photos(tmp_path / "photos"))
     settings = {"data__dataset": source, "data__limit": None, "data__probe_dataset": "shapes", "train__epochs": 1}
-    config = tiny(tmp_path / "out", **settings)
+    config = tiny_config(tmp_path / "out", **settings)
     record = run(config)
     assert record.status == "complete"
     assert record.dataset["name"] == "photos" and record.dataset["sizes"]["train"] == 70
@@ -63,15 +63,15 @@ def test_probed_elsewhere(tmp_path: Path) -> None:
     assert ", probed on shapes (" in group_of(record)
     with np.load(tmp_path / "out" / "runs" / record.run_id / "predictions.npz") as stored:
         assert len(stored["labels"]) == 2000
-    planned, splits = load_splits(plan(config))
-    asked = asked_about(planned, splits)
+    planned, splits = load_data(make_plan(config))
+    asked = probe_splits(planned, splits)
     assert torch.equal(asked.mean, splits.mean) and asked.name == "shapes"
     pixels = splits.train.pixels.double() / 255
     torch.testing.assert_close(asked.mean.double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=1e-7)
 
 
 def test_another_data_set_is_another_run(tmp_path: Path) -> None:
-    one, other = (plan(tiny(tmp_path, data__probe_dataset=name)).run_id for name in (None, "./other"))
+    one, other = (make_plan(tiny_config(tmp_path, data__probe_dataset=name)).run_id for name in (None, "./other"))
     assert one != other
 
 
@@ -82,16 +82,16 @@ def test_what_cannot_be_probed_is_refused_before_anything_is_written(tmp_path: P
     assert done.code == 2 and "have no labels" in done.err and "--probe-dataset" in done.err
     assert done.err.strip().count("\n") == 0 and not (tmp_path / "results").exists()
     with pytest.raises(UsageError, match="supervised needs labels, which photos has not"):
-        checked(tiny(tmp_path / "out", "none", objective="supervised", data__dataset=str(tmp_path / "photos"),
+        check_run(tiny_config(tmp_path / "out", "none", objective="supervised", data__dataset=str(tmp_path / "photos"),
                      data__limit=None, data__probe_dataset="shapes"))  # fmt: skip
 
 
 def test_normalisation_can_be_given(tmp_path: Path) -> None:
-    config = tiny(tmp_path, data__mean=[0.5, 0.4, 0.3], data__std=[0.2, 0.2, 0.2])
-    _, splits = load_splits(plan(config))
+    config = tiny_config(tmp_path, data__mean=[0.5, 0.4, 0.3], data__std=[0.2, 0.2, 0.2])
+    _, splits = load_data(make_plan(config))
     assert splits.mean.tolist() == pytest.approx([0.5, 0.4, 0.3]) and splits.std.tolist() == pytest.approx([0.2] * 3)
     with pytest.raises(UsageError, match="a number for each of the 3 channels"):
-        load_splits(plan(tiny(tmp_path, data__mean=[0.5])))
+        load_data(make_plan(tiny_config(tmp_path, data__mean=[0.5])))
 
 
 def test_labels_of_the_training_data_do_not_matter_elsewhere(tmp_path: Path) -> None:
@@ -104,7 +104,9 @@ def test_labels_of_the_training_data_do_not_matter_elsewhere(tmp_path: Path) -> 
     files = sorted((tmp_path / "sorted" / "train").rglob("*.png"))
     for number, file in enumerate(files):  # in the order in which class folders are read
         (flat / f"{number:03}.png").write_bytes(file.read_bytes())
-    one, two = (run(tiny(tmp_path / "out", data__dataset=str(tmp_path / name), **same)) for name in ("sorted", "flat"))
+    one, two = (
+        run(tiny_config(tmp_path / "out", data__dataset=str(tmp_path / name), **same)) for name in ("sorted", "flat")
+    )
     assert [row["loss"] for row in one.curve] == [row["loss"] for row in two.curve]
     assert one.metrics["linear/top1/mean"] == two.metrics["linear/top1/mean"]
 
@@ -114,7 +116,7 @@ def test_the_same_data_in_whole_are_other_data(tmp_path: Path) -> None:
     write_folders(tmp_path / "sorted", "train", 0, 70, 16, 16)
     write_folders(tmp_path / "sorted", "test", 100, 6, 16, 16)
     source = str(tmp_path / "sorted")
-    record = run(tiny(tmp_path / "out", data__dataset=source, data__probe_dataset=source, data__limit=30,
+    record = run(tiny_config(tmp_path / "out", data__dataset=source, data__probe_dataset=source, data__limit=30,
                       train__epochs=1))  # fmt: skip
     assert record.dataset["sizes"]["train"] == 30 and record.dataset["probed"]["sizes"]["train"] == 70
     assert "probed on sorted" in group_of(record)
@@ -123,11 +125,11 @@ def test_the_same_data_in_whole_are_other_data(tmp_path: Path) -> None:
 def test_a_run_that_was_probed_elsewhere_is_repeated(tmp_path: Path) -> None:
     source = str(photos(tmp_path / "photos"))
     settings = {"data__dataset": source, "data__limit": None, "data__probe_dataset": "shapes", "train__epochs": 1}
-    record = run(tiny(tmp_path / "out", **settings))
+    record = run(tiny_config(tmp_path / "out", **settings))
     other = record.model_copy(update={"environment": {**record.environment, "threads": 99}})
-    verdict = compare(other, record)
+    verdict = compare_numbers(other, record)
     assert verdict.holds
-    claim = next(claim for claim in verdict.claims if claim.name == "knn/top1/mean")
+    claim = next(claim for claim in verdict.checks if claim.name == "knn/top1/mean")
     assert 0.005 < claim.high - claim.low < 0.05, "of 2,000 test images"
 
 
@@ -139,4 +141,4 @@ def test_a_folder_around_a_data_set_is_no_training_set(tmp_path: Path, nested: t
     photos(tmp_path / "more", "other")
     (tmp_path / "more" / "train").mkdir() if not nested else photos(tmp_path / "more", *nested)
     with pytest.raises(UsageError, match="no training split in"):
-        data.load(str(tmp_path / "more"), (16, 16), 3)
+        data.load_dataset(str(tmp_path / "more"), (16, 16), 3)

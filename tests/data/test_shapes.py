@@ -1,7 +1,6 @@
 """The embedded data: deterministic, balanced, correlated with the class as stated, with true object masks."""
 
 import math
-import time
 
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -62,13 +61,3 @@ def test_colour_helps_and_does_not_suffice() -> None:
     score = KNeighborsClassifier(30).fit(known, labels).score(asked, expected)
     # Chance is 0.1 with a standard deviation of 0.007; hues follow the class in one image in five.
     assert 0.13 < score < 0.35
-
-
-def test_ten_thousand_images_in_under_ten_seconds_on_one_core() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    start = time.perf_counter()
-    shapes.generate("train", 2000, 32, 32, 3)
-    seconds = 5 * (time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    assert seconds < 10

@@ -24,28 +24,29 @@ from safetensors.torch import load_file
 
 from maskbench import data
 from maskbench.config.schema import RunConfig
-from maskbench.data.prefetch import ahead
+from maskbench.data.prefetch import prefetch
 from maskbench.data.splits import Images, Splits
-from maskbench.data.streaming import Streamed
+from maskbench.data.streaming import StreamedImages
 from maskbench.errors import Failure, UsageError
-from maskbench.runs.plan import plan
+from maskbench.runs.plan import make_plan
 from maskbench.runs.run import run
 from maskbench.runtime.interrupt import Interrupted
-from maskbench.training.data_order import coming, data_order
-from tests.conftest import DATA
-from tests.data.test_loading import CLASSES, picture, png, write_folders, write_parquet
-from tests.helpers.tiny import tiny
-from tests.runs.test_checkpoint import Stopper
-from tests.runtime.test_interrupt import numbers, until
+from maskbench.training.data_order import epoch_order, remaining_indices
+from tests.helpers.command_line import wait_for_words
+from tests.helpers.image_files import CLASSES, picture, png, write_folders, write_parquet
+from tests.helpers.real_data import DATA
+from tests.helpers.reporters import StoppingReporter
+from tests.helpers.run_results import comparable_record
+from tests.helpers.tiny_run import tiny_config
 
 ONE_LAYER = {"embed_dim": 32, "depth": 1, "num_heads": 2}
 
 
 @pytest.fixture(autouse=True)
 def _fresh_memory() -> Iterator[None]:
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
     yield
-    data.load.cache_clear()
+    data.load_dataset.cache_clear()
 
 
 def folders(root: Path) -> None:
@@ -107,11 +108,11 @@ def config(folder: Path, dataset: str, memory_gib: float = 0, workers: int = 0, 
     """Ten steps of training, five an epoch."""
     settings = {"data__limit": None, "train__batch_size": 16, "model__kwargs": ONE_LAYER, "probes": "knn"}
     settings |= {"data__dataset": dataset, "data__memory_gib": memory_gib, "system__workers": workers}
-    return tiny(folder, **{**settings, **changes})
+    return tiny_config(folder, **{**settings, **changes})
 
 
 def both(dataset: str, limit: int | None = None, cache: Path | None = None) -> tuple[Splits, Splits]:
-    packed, streamed = (data.load(dataset, (16, 16), 3, limit, str(cache or ""), gib) for gib in (4, 0))
+    packed, streamed = (data.load_dataset(dataset, (16, 16), 3, limit, str(cache or ""), gib) for gib in (4, 0))
     return packed, streamed
 
 
@@ -123,14 +124,14 @@ def same(one: Images, two: Images) -> bool:
 @pytest.mark.parametrize("limit", [None, 30])
 def test_the_same_data_set_to_the_bit(source: str, limit: int | None, tmp_path: Path) -> None:
     packed, streamed = both(source, limit, tmp_path / "cache")
-    assert isinstance(packed.train, Images) and isinstance(streamed.train, Streamed)
+    assert isinstance(packed.train, Images) and isinstance(streamed.train, StreamedImages)
     assert streamed.fingerprint == packed.fingerprint and streamed.sizes == packed.sizes
     assert torch.equal(streamed.mean, packed.mean) and torch.equal(streamed.std, packed.std)
     for name in ("train", "test"):
         ours, theirs = getattr(streamed, name), getattr(packed, name)
         index = torch.randperm(len(ours), generator=torch.Generator().manual_seed(0))
         assert same(ours.take(index), theirs.take(index))
-        assert same(ours.part(index[5:]).part(index[index < len(index) - 5]).take(torch.tensor([3, 1])),
+        assert same(ours.subset(index[5:]).subset(index[index < len(index) - 5]).take(torch.tensor([3, 1])),
                     theirs.take(index[5:]).take(index[index < len(index) - 5]).take(torch.tensor([3, 1])))  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def test_the_same_run_to_the_last_digit(source: str, tmp_path: Path) -> None:
     streamed = run(config(tmp_path / "streamed", source))
     assert streamed.dataset.pop("streamed") and "streamed" not in packed.dataset
     ignored = {"config": None, "environment": None}
-    assert numbers(streamed) | ignored == numbers(packed) | ignored
+    assert comparable_record(streamed) | ignored == comparable_record(packed) | ignored
     assert streamed.run_id == packed.run_id, "how images are read is no part of what a run is"
     folders = [tmp_path / name / "runs" / packed.run_id for name in ("packed", "streamed")]
     for name in ("masks.png", "predictions.npz"):
@@ -157,20 +158,20 @@ def test_as_many_processes_as_one_likes(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randperm(80, generator=generator)[:size] for size in [11] * 30 + [7]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maskbench.data.prefetch.PIECE_BYTES", 4 * 32 * 32 * 3)
+        patch.setattr("maskbench.data.prefetch.CHUNK_BYTES", 4 * 32 * 32 * 3)
         for workers in (0, 2):
-            with ahead(streamed, batches, workers) as prepared:
+            with prefetch(streamed, batches, workers) as prepared:
                 assert all(same(prepared.take(index), packed.take(index)) for index in batches)
 
 
 def test_what_is_announced_is_what_is_asked_for(tmp_path: Path) -> None:
-    labels, settings = torch.zeros(70), tiny(tmp_path, train__batch_size=16, train__epochs=3)
-    whole = [data_order(0, epoch, labels)[place : place + 16] for epoch in range(3) for place in range(0, 64, 16)]
+    labels, settings = torch.zeros(70), tiny_config(tmp_path, train__batch_size=16, train__epochs=3)
+    whole = [epoch_order(0, epoch, labels)[place : place + 16] for epoch in range(3) for place in range(0, 64, 16)]
     for step in (0, 3, 4, 9, 12):
-        announced = list(coming(settings, labels, step))
+        announced = list(remaining_indices(settings, labels, step))
         assert len(announced) == 12 - step
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(announced, whole[step:], strict=True))
-    other = next(coming(settings.model_copy(update={"seed": 1}), labels, 0))
+    other = next(remaining_indices(settings.model_copy(update={"seed": 1}), labels, 0))
     assert not torch.equal(other, whole[0]) and not torch.equal(whole[0], whole[4]), "by seed, and by epoch"
 
 
@@ -180,44 +181,44 @@ def test_a_crash_anywhere_changes_no_number(tmp_path: Path) -> None:
     again = partial(config, tmp_path / "crashed", str(tmp_path / "data"), probes="knn")
     for step, workers in ((2, 1), (7, 0)):  # within the first epoch, and within the second
         with pytest.raises(Interrupted):
-            run(again(workers=workers), reporter=Stopper(step), checkpoint_every=0)
+            run(again(workers=workers), reporter=StoppingReporter(step), checkpoint_every=0)
     ignored = {"config": None, "environment": None}
     resumed = run(again(), checkpoint_every=0)
-    assert numbers(resumed) | ignored == numbers(whole) | ignored and resumed.interruptions == 2
+    assert comparable_record(resumed) | ignored == comparable_record(whole) | ignored and resumed.interruptions == 2
 
 
 def test_streamed_where_packed_is_too_large(tmp_path: Path) -> None:
     folders(tmp_path)
     size = 100 * 32 * 32 * 3 / 2**30
-    for memory_gib, kind in ((size * 0.99, Streamed), (size, Images)):
-        assert isinstance(data.load(str(tmp_path), (16, 16), 3, None, None, memory_gib).train, kind)
+    for memory_gib, kind in ((size * 0.99, StreamedImages), (size, Images)):
+        assert isinstance(data.load_dataset(str(tmp_path), (16, 16), 3, None, None, memory_gib).train, kind)
 
 
 def test_listed_once_and_again_when_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet(tmp_path)
-    first = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
-    data.load.cache_clear()
+    first = data.load_dataset(str(tmp_path), (12, 12), 3, None, None, 0)
+    data.load_dataset.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr("maskbench.data.packing", lambda *_: pytest.fail("read again"))
-        again = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
+        patch.setattr("maskbench.data.load.prepare_images", lambda *_: pytest.fail("prepared again"))
+        again = data.load_dataset(str(tmp_path), (12, 12), 3, None, None, 0)
     assert same(first.train.take(torch.arange(9)), again.train.take(torch.arange(9)))
-    data.load.cache_clear()
-    assert isinstance(again.train, Streamed)
+    data.load_dataset.cache_clear()
+    assert isinstance(again.train, StreamedImages)
     Path(again.train.encoded.files[0]).unlink()  # by somebody who tidies up the cache
-    with pytest.warns(UserWarning, match="packing again"):
-        third = data.load(str(tmp_path), (12, 12), 3, None, None, 0)
+    with pytest.warns(UserWarning, match="preparing the data again"):
+        third = data.load_dataset(str(tmp_path), (12, 12), 3, None, None, 0)
     assert same(first.train.take(torch.arange(9)), third.train.take(torch.arange(9)))
 
 
 def test_the_images_of_a_limit_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For their mean and standard deviation, which are theirs alone."""
     parquet(tmp_path)
-    first, other = (data.load(str(tmp_path), (12, 12), 3, limit, None, 0) for limit in (30, 31))
-    packed = data.load(str(tmp_path), (12, 12), 3, 30)
-    data.load.cache_clear()
+    first, other = (data.load_dataset(str(tmp_path), (12, 12), 3, limit, None, 0) for limit in (30, 31))
+    packed = data.load_dataset(str(tmp_path), (12, 12), 3, 30)
+    data.load_dataset.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr("maskbench.data.encoded_images.Encoded.pixels", lambda *_: pytest.fail("decoded again"))
-        again = data.load(str(tmp_path), (12, 12), 3, 30, None, 0)
+        patch.setattr("maskbench.data.encoded_images.EncodedImages.decode", lambda *_: pytest.fail("decoded again"))
+        again = data.load_dataset(str(tmp_path), (12, 12), 3, 30, None, 0)
     assert torch.equal(again.mean, packed.mean) and torch.equal(again.std, packed.std)
     assert not torch.equal(again.mean, other.mean) and again.sizes == packed.sizes
     assert again.fingerprint == packed.fingerprint and again.classes == packed.classes
@@ -228,12 +229,12 @@ def test_the_images_of_a_limit_are_decoded_once(tmp_path: Path, monkeypatch: pyt
 def test_nothing_is_left_of_parquet_that_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet(tmp_path / "data")
     monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "cache"))
-    data.load(str(tmp_path / "data"), (12, 12), 3)
+    data.load_dataset(str(tmp_path / "data"), (12, 12), 3)
     assert not list((tmp_path / "cache").rglob("*.encoded"))
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("MASKBENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(UsageError, match="from where images would be streamed; set MASKBENCH_CACHE"):
-        data.load(str(tmp_path / "data"), (12, 12), 3, None, None, 0)
+        data.load_dataset(str(tmp_path / "data"), (12, 12), 3, None, None, 0)
 
 
 def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,10 +245,10 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path: Path, mon
             path.parent.mkdir(parents=True, exist_ok=True)
             small = picture(number, 24, 32).resize((640, 480), Image.Resampling.BICUBIC)
             small.save(path, quality=90)
-    decoded = data.load(str(tmp_path), (32, 32), 3).train.take(torch.arange(12)).pixels
+    decoded = data.load_dataset(str(tmp_path), (32, 32), 3).train.take(torch.arange(12)).pixels
     monkeypatch.setattr("maskbench.data.encoded_images.REDUCING_GAP", 100.0)
-    data.load.cache_clear()
-    whole = data.load(str(tmp_path), (32, 32), 3, None, None, 0).train.take(torch.arange(12)).pixels
+    data.load_dataset.cache_clear()
+    whole = data.load_dataset(str(tmp_path), (32, 32), 3, None, None, 0).train.take(torch.arange(12)).pixels
     difference = (decoded.double() - whole.double()).abs().mean()
     assert 0 < difference < 1
 
@@ -276,19 +277,19 @@ def test_an_image_that_vanishes_is_named(prepared: Any) -> None:
     Path(split.encoded.files[3]).unlink()
     with (
         pytest.raises(Failure, match="cannot read train/cat/0009.png in .*: No such file or directory; bring it back"),
-        ahead(split, batches, 1) as train,
+        prefetch(split, batches, 1) as train,
     ):
         train.take(batches[0])
 
 
 @pytest.mark.parametrize(
     ("deadly", "message"),
-    [(signal.SIGKILL, "died, perhaps for want of memory; .* --workers 0"), (signal.SIGBUS, "enlarge /dev/shm .*")],
+    [(signal.SIGKILL, "died, perhaps because memory ran out; .* --workers 0"), (signal.SIGBUS, "enlarge /dev/shm .*")],
 )
 def test_a_process_that_dies_is_one_line(prepared: Any, deadly: signal.Signals, message: str) -> None:
     (split, batches), taken = prepared, 0
     with pytest.raises(Failure, match=message) as caught:  # noqa: SIM117
-        with ahead(split, batches, 1) as train:
+        with prefetch(split, batches, 1) as train:
             train.take(batches[0])
             (worker,) = train.processes
             os.kill(worker.pid, signal.SIGINT)  # what a terminal sends to all processes does not disturb it
@@ -305,8 +306,8 @@ def test_a_pool_can_end_what_hears_no_sigterm(tmp_path: Path) -> None:
     nobody asks for a batch."""
     folders(tmp_path)
     (_, streamed), index = both(str(tmp_path)), torch.arange(8)
-    with pytest.raises(Failure, match="died, perhaps for want of memory"):  # noqa: SIM117
-        with ahead(streamed.train, [index] * 400, 2) as train:
+    with pytest.raises(Failure, match="died, perhaps because memory ran out"):  # noqa: SIM117
+        with prefetch(streamed.train, [index] * 400, 2) as train:
             for _ in range(100):
                 train.take(index)
             train.processes[0].terminate()
@@ -320,10 +321,11 @@ def test_a_pool_can_end_what_hears_no_sigterm(tmp_path: Path) -> None:
 def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
     folders(tmp_path)
     script = (
-        "import sys, time, torch; from maskbench import data; from maskbench.data.prefetch import ahead\n"
+        "import sys, time, torch; from maskbench import data; from maskbench.data.prefetch import prefetch\n"
         "if __name__ == '__main__':\n"
         "    index = torch.arange(8)\n"
-        "    with ahead(data.load(sys.argv[1], (16, 16), 3, None, '', 0).train, [index] * 200, 2) as train:\n"
+        "    splits = data.load_dataset(sys.argv[1], (16, 16), 3, None, '', 0)\n"
+        "    with prefetch(splits.train, [index] * 200, 2) as train:\n"
         "        train.take(index); print(*(each.pid for each in train.processes), flush=True); time.sleep(100)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
@@ -339,7 +341,7 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path: Path) -> None:
 
 def test_what_shards_hold(tmp_path: Path) -> None:
     shards(tmp_path / "data")
-    splits = data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+    splits = data.load_dataset("wds/data", (12, 12), 3, None, str(tmp_path), 0)
     assert splits.name == "data" and splits.classes == tuple(CLASSES)
     assert splits.train.labels.tolist() == [number % 3 for number in range(80)]
     assert (splits.train.take(torch.tensor([77])).pixels[0].permute(1, 2, 0).numpy() == np.asarray(picture(77))).all()
@@ -366,24 +368,24 @@ def test_bad_shards_are_one_line(tmp_path: Path, spoil: Any, message: str) -> No
     shards(tmp_path / "data")
     spoil(tmp_path / "data")
     with pytest.raises(UsageError, match=message) as caught:
-        data.load("wds/data", (12, 12), 3, None, str(tmp_path), 0)
+        data.load_dataset("wds/data", (12, 12), 3, None, str(tmp_path), 0)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no folder nowhere: give wds/FOLDER, a folder of tar shards"):
-        data.load("wds/nowhere", (12, 12), 3)
+        data.load_dataset("wds/nowhere", (12, 12), 3)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match="hfds/... needs the library datasets: pip install 'maskbench.hfds.'"):
-        data.load("hfds/somebody/photos", (12, 12), 3)
+        data.load_dataset("hfds/somebody/photos", (12, 12), 3)
 
 
 def test_identity_and_workers(tmp_path: Path) -> None:
-    ids = {plan(config(tmp_path, "./x", memory_gib, workers)).run_id for memory_gib, workers in ((0, 3), (4, 0))}
+    ids = {make_plan(config(tmp_path, "./x", memory_gib, workers)).run_id for memory_gib, workers in ((0, 3), (4, 0))}
     assert len(ids) == 1
-    assert isinstance(plan(tiny(tmp_path)).config.system.workers, int)
+    assert isinstance(make_plan(tiny_config(tmp_path)).config.system.workers, int)
     with pytest.raises(UsageError, match="system.workers"):
-        tiny(tmp_path, system__workers="many")
+        tiny_config(tmp_path, system__workers="many")
 
 
 def test_probes_of_streamed_data(tmp_path: Path) -> None:
@@ -475,7 +477,7 @@ def test_the_command_is_stopped_and_killed_without_a_mess(tmp_path: Path) -> Non
             [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed,
             start_new_session=True,
         )  # fmt: skip
-        until(process, "200 epochs")
+        wait_for_words(process, "200 epochs")
         while len(decoding := [pid for pid in family(process.pid) if b"spawn_main" in cmdline(pid)]) < 2:
             time.sleep(0.05)
         time.sleep(5)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maskbench.executors.local import Elsewhere, Local
-from maskbench.executors.worker import Terms
+from maskbench.executors.local import IsolatedWorkers, LocalExecutor
+from maskbench.executors.worker import WorkerOptions
 from maskbench.record import read_record
-from maskbench.runs.plan import plan
-from tests.cli.test_main import SMALL
-from tests.helpers.tiny import tiny
+from maskbench.runs.plan import make_plan
+from tests.helpers.command_line import SMALL
+from tests.helpers.tiny_run import tiny_config
 
 pytestmark = pytest.mark.integration
 
@@ -96,22 +96,22 @@ def test_a_process_that_dies_takes_no_other_run_with_it(tmp_path: Path) -> None:
 
 def test_a_process_that_died_before_its_first_run_is_replaced(tmp_path: Path) -> None:
     """Those that do the runs are started while they are planned."""
-    waiting = Elsewhere((), 2)
-    waiting.summon()
-    pools = waiting.handed_over()
+    waiting = IsolatedWorkers((), 2)
+    waiting.start_all()
+    workers = waiting.release()
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
-    executor = Local(2, Terms(), pools)
+    executor = LocalExecutor(2, WorkerOptions(), workers)
     try:
-        executor.start([plan(tiny(tmp_path))])
-        landed = executor.landed(120)
-        if landed[0][1].died is not None:  # it was not known yet
-            executor.start([plan(tiny(tmp_path))])
-            landed = executor.landed(120)
+        executor.submit([make_plan(tiny_config(tmp_path))])
+        results = executor.collect(120)
+        if results[0][1].failure is not None:  # it was not known yet
+            executor.submit([make_plan(tiny_config(tmp_path))])
+            results = executor.collect(120)
     finally:
         executor.close()
-    assert landed[0][1].record is not None and landed[0][1].record.status == "complete"
+    assert results[0][1].record is not None and results[0][1].record.status == "complete"
 
 
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.killpg)])
@@ -154,11 +154,9 @@ def test_parallel_runs_have_the_numbers_of_single_ones(tmp_path: Path) -> None:
         folder.mkdir()
         arguments = suite(folder, ["random", "attmask-high"], "0-1")
         arguments[arguments.index("--jobs") + 1] = jobs
-        start = time.monotonic()
         with command(folder, *arguments) as process:
             _, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
-        assert time.monotonic() - start < 400
         paths = sorted(folder.glob("results/mine/runs/*/record.json"))
         found.append({path.parent.name: read_record(path).metrics["knn/top1/mean"] for path in paths})
     assert found[0].keys() == found[1].keys() and len(found[0]) == 8

@@ -1,4 +1,4 @@
-"""Runs on a real Ray cluster: two nodes, one of which is killed, cancelled, told apart where they share no files."""
+"""Runs on a real Ray cluster: a node is killed, runs are cancelled, a node does not share the files."""
 
 import json
 import os
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.chaos import left_over, results
-from tests.helpers.suites import begun, finished, interruptions, own_token, reference, suite, until
+from tests.helpers.cluster_suites import ray_token_environment, run_reference, wait_until, write_suite
+from tests.helpers.command_line import run_command, start_command
+from tests.helpers.run_results import comparable_results, count_interruptions, left_over_files
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("ray")
@@ -33,11 +34,11 @@ class Cluster:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
-        self.environment = own_token(folder)
-        self.node("--head", "--port", str(port), "--temp-dir", str(folder), "--include-dashboard=false", cpus=0)
+        self.environment = ray_token_environment(folder)
+        self.start_node("--head", "--port", str(port), "--temp-dir", str(folder), "--include-dashboard=false", cpus=0)
 
-    def node(self, *options: str, cpus: int = 1, host: str | None = None, mount: Path | None = None) -> int:
-        """The process group of another node. host: its name, so that it is another machine to all who ask. mount: a
+    def start_node(self, *options: str, cpus: int = 1, host: str | None = None, mount: Path | None = None) -> int:
+        """The process group of another node. host: its name, so that it counts as another machine. mount: a
         folder that is empty there."""
         joins = () if "--head" in options else ("--address", self.address)
         command = [str(Path(sys.executable).with_name("ray")), "start", *options, *joins, "--block"]
@@ -53,11 +54,11 @@ class Cluster:
         self.nodes.callback(log.close)
         self.nodes.callback(process.wait)
         self.nodes.callback(kill_session, process.pid)
-        until(lambda: "Ray runtime started" in path.read_text(), 90, f"no node: {path.read_text()}")
+        wait_until(lambda: "Ray runtime started" in path.read_text(), 90, f"no node: {path.read_text()}")
         return process.pid  # two that start at once on one machine take each other's ports
 
-    def asked(self, folder: Path, arguments: list[str]) -> tuple[int, str]:
-        return finished(folder, *arguments, timeout=120, env=self.environment)
+    def run_command(self, folder: Path, arguments: list[str]) -> tuple[int, str]:
+        return run_command(folder, *arguments, timeout=120, env=self.environment)
 
 
 def kill_session(leader: int) -> None:
@@ -90,15 +91,21 @@ needs_root = pytest.mark.skipif(bool(os.geteuid()), reason="other host names and
 def test_a_killed_nodes_runs_go_on_elsewhere_to_the_same_numbers(tmp_path: Path) -> None:
     """Twelve runs on two nodes, which are two machines as far as anybody can tell, so that the run of the killed one
     is free only once its lease has lapsed."""
-    arguments = suite(tmp_path, ["random", "gmml", "attmask-high"], "0-2", *SLOW)
-    expected = reference(tmp_path / "alone", arguments)
+    arguments = write_suite(tmp_path, ["random", "gmml", "attmask-high"], "0-2", *SLOW)
+    expected = run_reference(tmp_path / "alone", arguments)
     with cluster() as made:
-        made.node(host="machine-a")
-        victim = made.node(host="machine-b")
-        with begun(tmp_path, *arguments, "--on", "ray", "--ray-address", made.address, env=made.environment) as process:
+        made.start_node(host="machine-a")
+        victim = made.start_node(host="machine-b")
+        with start_command(
+            tmp_path, *arguments, "--on", "ray", "--ray-address", made.address, env=made.environment
+        ) as process:
             try:
-                until(lambda: at_it(tmp_path, "machine-b") and len(interruptions(tmp_path)) > 1, 240, "nothing ran")
-                (lost,) = at_it(tmp_path, "machine-b")
+                wait_until(
+                    lambda: saved_runs_on(tmp_path, "machine-b") and len(count_interruptions(tmp_path)) > 1,
+                    240,
+                    "nothing ran",
+                )
+                (lost,) = saved_runs_on(tmp_path, "machine-b")
                 kill_session(victim)
                 before = {path: path.read_bytes() for path in tmp_path.glob("results/quick/runs/*/record.json")}
                 _, said = process.communicate(timeout=420)
@@ -108,12 +115,12 @@ def test_a_killed_nodes_runs_go_on_elsewhere_to_the_same_numbers(tmp_path: Path)
     assert "Traceback" not in said and f"{lost} goes on from step" in said, said
     assert {path: path.read_bytes() for path in before} == before, "a run that was done was done again"
     assert said.count(" knn/top1/mean ") == len(expected) == 12, "a run that ends says so, once"
-    assert interruptions(tmp_path) == {run_id: int(run_id == lost) for run_id in expected}
-    assert results(tmp_path) == expected
-    assert not left_over(tmp_path)
+    assert count_interruptions(tmp_path) == {run_id: int(run_id == lost) for run_id in expected}
+    assert comparable_results(tmp_path) == expected
+    assert not left_over_files(tmp_path)
 
 
-def at_it(folder: Path, host: str) -> list[str]:
+def saved_runs_on(folder: Path, host: str) -> list[str]:
     """The runs that a process on `host` holds and has saved."""
     return [
         path.parent.name
@@ -123,10 +130,10 @@ def at_it(folder: Path, host: str) -> list[str]:
 
 
 def test_stopped_the_runs_are_saved_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    arguments = [*suite(tmp_path, ["random"], "0", "--epochs", "400"), "--on", "ray"]
-    with begun(tmp_path, *arguments, env=own_token(tmp_path)) as process:
+    arguments = [*write_suite(tmp_path, ["random"], "0", "--epochs", "400"), "--on", "ray"]
+    with start_command(tmp_path, *arguments, env=ray_token_environment(tmp_path)) as process:
         try:
-            until(lambda: list(tmp_path.glob("**/runs/*/checkpoint-previous.pt")), 120, "nothing ran")
+            wait_until(lambda: list(tmp_path.glob("**/runs/*/checkpoint-previous.pt")), 120, "nothing ran")
             status = subprocess.run(
                 [sys.executable, "-m", "maskbench", "status", "results/quick", "--json"],
                 cwd=tmp_path, capture_output=True, text=True, check=True,
@@ -139,7 +146,7 @@ def test_stopped_the_runs_are_saved_and_the_same_command_goes_on(tmp_path: Path)
     assert process.returncode == 130 and "Traceback" not in said, said
     assert "those under way are saved; to go on: maskbench run --suite" in said.splitlines()[-1]
     assert not list(tmp_path.glob("**/running.lock")), "the worker let go of it, and was not killed"
-    code, said = finished(tmp_path, *arguments, timeout=240, env=own_token(tmp_path))
+    code, said = run_command(tmp_path, *arguments, timeout=240, env=ray_token_environment(tmp_path))
     assert code == 0 and "goes on from step" in said, said
 
 
@@ -147,12 +154,12 @@ def test_stopped_the_runs_are_saved_and_the_same_command_goes_on(tmp_path: Path)
 def test_a_node_that_does_not_see_the_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     with cluster() as made:
-        made.node(host="stranger", mount=tmp_path / "results")
-        arguments = [*suite(tmp_path, ["random"], "0"), "--on", "ray", "--ray-address", made.address]
-        until(lambda: "no node" not in made.asked(tmp_path, arguments)[1], 90, "no node came")
-        code, said = made.asked(tmp_path, arguments)
-        made.environment["RAY_AUTH_TOKEN_PATH"] = own_token(tmp_path)["RAY_AUTH_TOKEN_PATH"]
-        refused = made.asked(tmp_path, arguments)
+        made.start_node(host="stranger", mount=tmp_path / "results")
+        arguments = [*write_suite(tmp_path, ["random"], "0"), "--on", "ray", "--ray-address", made.address]
+        wait_until(lambda: "no node" not in made.run_command(tmp_path, arguments)[1], 90, "no node came")
+        code, said = made.run_command(tmp_path, arguments)
+        made.environment["RAY_AUTH_TOKEN_PATH"] = ray_token_environment(tmp_path)["RAY_AUTH_TOKEN_PATH"]
+        refused = made.run_command(tmp_path, arguments)
     assert refused[0] == 2 and "it wants its token" in refused[1] and "Traceback" not in refused[1], refused
     assert code == 2 and "stranger does not see" in said and "choose another --output" in said, said
     assert "Traceback" not in said
@@ -160,10 +167,10 @@ def test_a_node_that_does_not_see_the_results_is_named(tmp_path: Path) -> None:
 
 
 def test_nobody_at_the_address_is_one_line_and_takes_nothing(tmp_path: Path) -> None:
-    arguments = suite(tmp_path, ["random"], "0")
-    assert finished(tmp_path, *arguments, timeout=120)[0] == 0
-    before = results(tmp_path)
+    arguments = write_suite(tmp_path, ["random"], "0")
+    assert run_command(tmp_path, *arguments, timeout=120)[0] == 0
+    before = comparable_results(tmp_path)
     nowhere = ["--on", "ray", "--ray-address", "127.0.0.1:1", "--force"]
-    code, said = finished(tmp_path, *arguments, *nowhere, timeout=120)
-    assert results(tmp_path) == before
+    code, said = run_command(tmp_path, *arguments, *nowhere, timeout=120)
+    assert comparable_results(tmp_path) == before
     assert code == 2 and "no Ray cluster answers at 127.0.0.1:1" in said and "Traceback" not in said, said

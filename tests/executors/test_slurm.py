@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 
 from maskbench.runs.live_status import Ticket
-from tests.cli.test_main import SMALL
-from tests.helpers.chaos import left_over, results
-from tests.helpers.slurm_cluster import missing, slurm_cluster
-from tests.helpers.suites import begun, finished, interruptions, reference, suite, until
-from tests.training.test_distributed import command, near, the_record
+from tests.helpers.cluster_suites import run_reference, wait_until, write_suite
+from tests.helpers.command_line import SMALL, run_command, start_command
+from tests.helpers.run_results import (
+    assert_nearly_equal,
+    comparable_results,
+    count_interruptions,
+    left_over_files,
+    read_only_record,
+)
+from tests.helpers.slurm_cluster import install_slurm, slurm_cluster
+from tests.helpers.torchrun import torchrun_command
 
 pytestmark = pytest.mark.integration
 pytest.importorskip("submitit")
@@ -26,94 +32,97 @@ LONG = ["--epochs", "100"]  # 200 steps with a checkpoint after each, so that a 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[dict[str, str]]:
-    reason = missing()
+    reason = install_slurm()
     if reason is not None:
         pytest.skip(reason)
     with slurm_cluster() as variables:
         yield variables
 
 
-def told(folder: Path, slurm: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """What `maskbench status` says, by run."""
+def read_statuses(folder: Path, slurm: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What `maskbench status` prints, by run."""
     command = [sys.executable, "-m", "maskbench", "status", "results/quick", "--json"]
     done = subprocess.run(command, cwd=folder, env=slurm, capture_output=True, text=True, check=False)
     return {each["run_id"]: each for each in json.loads(done.stdout or "[]")}
 
 
 def states(folder: Path, slurm: dict[str, str]) -> set[str]:
-    return {each["state"] for each in told(folder, slurm).values()}
+    return {each["state"] for each in read_statuses(folder, slurm).values()}
 
 
-def one_under_way(folder: Path) -> tuple[str, str]:
+def wait_for_saved_run(folder: Path) -> tuple[str, str]:
     """A run that is training and has saved, and its job; once there is one."""
 
     def found() -> list[str]:
         paths = folder.glob("results/quick/runs/*/running.lock")
         return [path.parent.name for path in paths if (path.parent / "checkpoint-previous.pt").exists()]
 
-    until(found, 240, "nothing ran")
+    wait_until(found, 240, "nothing ran")
     run_id = found()[0]
     ticket = Ticket.read(folder / "results/quick/runs" / run_id)
     assert ticket is not None and ticket.job is not None
     return run_id, ticket.job
 
 
-def asked(slurm: dict[str, str], *command: str) -> str:
+def slurm_output(slurm: dict[str, str], *command: str) -> str:
+    """What one of Slurm's commands prints."""
     return subprocess.run(command, env=slurm, capture_output=True, text=True, check=True).stdout
 
 
 def test_six_runs_one_requeued_and_resumed_though_the_driver_is_killed(tmp_path: Path, slurm: dict[str, str]) -> None:
-    arguments = suite(tmp_path, ["random", "gmml"], "0-1", *LONG)
-    expected = reference(tmp_path / "alone", arguments)
+    arguments = write_suite(tmp_path, ["random", "gmml"], "0-1", *LONG)
+    expected = run_reference(tmp_path / "alone", arguments)
     arguments += ["--on", "slurm", "--partition", "main", "--time", "30"]
-    with begun(tmp_path, *arguments, env=slurm) as driver:
+    with start_command(tmp_path, *arguments, env=slurm) as driver:
         try:
-            requeued, job = one_under_way(tmp_path)
+            requeued, job = wait_for_saved_run(tmp_path)
             lease = tmp_path / "results/quick/runs" / requeued / "running.lock"
             term = ["scancel", "--signal=TERM", job]  # as Slurm does where a partition gives some GraceTime
             subprocess.run(term, env=slurm, check=False)  # 229 where others of the array wait, although it was sent
-            until(lambda: not lease.exists(), 60, "it did not save and let go")
+            wait_until(lambda: not lease.exists(), 60, "it did not save and let go")
             # not at once: between two jobs of the array none may have begun to train
-            until(lambda: {"running", "queued"} <= states(tmp_path, slurm), 60, "no run goes on while others wait")
+            wait_until(lambda: {"running", "queued"} <= states(tmp_path, slurm), 60, "no run goes on while others wait")
         finally:
             os.kill(driver.pid, signal.SIGKILL)
-    asked(slurm, "scontrol", "requeue", job)
-    before = len(asked(slurm, "squeue", "--noheader", "--array").splitlines())
-    code, said = finished(tmp_path, *arguments, env=slurm, timeout=420)
+    slurm_output(slurm, "scontrol", "requeue", job)
+    before = len(slurm_output(slurm, "squeue", "--noheader", "--array").splitlines())
+    code, said = run_command(tmp_path, *arguments, env=slurm, timeout=420)
     assert code == 0 and "Traceback" not in said, said
     jobs = {path.name.split("_")[0] for path in tmp_path.glob("results/quick/slurm/*_submitted.pkl")}
     assert before and len(jobs) == 1, "the second command followed the jobs of the first"
-    assert interruptions(tmp_path) == {run_id: int(run_id == requeued) for run_id in expected} and len(expected) == 6
-    assert results(tmp_path) == expected
+    assert (
+        count_interruptions(tmp_path) == {run_id: int(run_id == requeued) for run_id in expected} and len(expected) == 6
+    )
+    assert comparable_results(tmp_path) == expected
     assert states(tmp_path, slurm) == {"done"}
-    assert not left_over(tmp_path) and not list(tmp_path.glob("**/ticket.json"))
+    assert not left_over_files(tmp_path) and not list(tmp_path.glob("**/ticket.json"))
 
 
 def test_a_job_whose_time_is_up_saves_and_is_queued_again(tmp_path: Path, slurm: dict[str, str]) -> None:
-    arguments = [*suite(tmp_path, ["random"], "0", "--epochs", "200"), "--on", "slurm", "--time", "30"]
-    with begun(tmp_path, *arguments, env=slurm) as driver:
+    arguments = [*write_suite(tmp_path, ["random"], "0", "--epochs", "200"), "--on", "slurm", "--time", "30"]
+    with start_command(tmp_path, *arguments, env=slurm) as driver:
         try:
-            run_id, job = one_under_way(tmp_path)
-            asked(slurm, "scancel", "--signal=USR2", job)  # as Slurm does some time before the end
+            run_id, job = wait_for_saved_run(tmp_path)
+            slurm_output(slurm, "scancel", "--signal=USR2", job)  # as Slurm does some time before the end
             _, said = driver.communicate(timeout=300)
         finally:
             driver.kill()
     assert driver.returncode == 0 and "goes on from step" in said, said
-    assert interruptions(tmp_path)[run_id] == 1
+    assert count_interruptions(tmp_path)[run_id] == 1
 
 
 def test_stopped_the_jobs_save_and_leave_the_queue(tmp_path: Path, slurm: dict[str, str]) -> None:
-    arguments = [*suite(tmp_path, ["random"], "0", "--epochs", "2000"), "--on", "slurm", "--jobs", "2"]
-    with begun(tmp_path, *arguments, env=slurm) as driver:
+    arguments = [*write_suite(tmp_path, ["random"], "0", "--epochs", "2000"), "--on", "slurm", "--jobs", "2"]
+    with start_command(tmp_path, *arguments, env=slurm) as driver:
         try:
-            run_id, _ = one_under_way(tmp_path)
+            run_id, _ = wait_for_saved_run(tmp_path)
             os.kill(driver.pid, signal.SIGINT)
             _, said = driver.communicate(timeout=90)
         finally:
             driver.kill()
     assert driver.returncode == 130 and "those under way are saved; to go on: maskbench run" in said, said
-    assert not asked(slurm, "squeue", "--noheader").strip()
-    assert told(tmp_path, slurm)[run_id]["state"] == "interrupted"
+    assert not slurm_output(slurm, "squeue", "--noheader").strip()
+    assert read_statuses(tmp_path, slurm)[run_id]["state"] == "interrupted"
     assert not list(tmp_path.glob("**/running.lock")), "it let go, and was not killed"
 
 
@@ -123,7 +132,7 @@ def test_srun_starts_the_processes_of_one_run(tmp_path: Path, slurm: dict[str, s
     for folder, launcher in ((alone, []), (shared, ["srun", "--ntasks=2", "--cpus-per-task=1", "--label"])):
         folder.mkdir()
         done = subprocess.run(
-            [*launcher, *command(1, "--epochs", "10")],
+            [*launcher, *torchrun_command(1, "--epochs", "10")],
             cwd=folder,
             env=slurm,
             capture_output=True,
@@ -132,13 +141,16 @@ def test_srun_starts_the_processes_of_one_run(tmp_path: Path, slurm: dict[str, s
         )
         assert done.returncode == 0, done.stderr
     assert "0: " in done.stderr and "1: " not in done.stdout + done.stderr, "the second is silent"
-    near(the_record(shared), the_record(alone))
-    assert (the_record(alone).environment["processes"], the_record(shared).environment["processes"]) == (1, 2)
+    assert_nearly_equal(read_only_record(shared), read_only_record(alone))
+    assert (read_only_record(alone).environment["processes"], read_only_record(shared).environment["processes"]) == (
+        1,
+        2,
+    )
 
 
 def test_what_slurm_refuses_is_one_line(tmp_path: Path, slurm: dict[str, str]) -> None:
     command = ["run", "--strategy", "random", "--probes", "knn", *SMALL, "--on", "slurm", "--partition", "nowhere"]
-    code, said = finished(tmp_path, *command, env=slurm, timeout=120)
+    code, said = run_command(tmp_path, *command, env=slurm, timeout=120)
     assert code == 2 and "maskbench: Slurm refuses the jobs: invalid partition specified: nowhere" in said, said
     assert "Traceback" not in said and "sbatch: error" not in said
     assert not [path for path in tmp_path.glob("results/quick/slurm/**/*") if path.is_file()]
@@ -146,5 +158,5 @@ def test_what_slurm_refuses_is_one_line(tmp_path: Path, slurm: dict[str, str]) -
 
 def test_without_slurm_it_says_where_to_go(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(Path(sys.executable).parent)}
-    code, said = finished(tmp_path, "run", *SMALL, "--on", "slurm", env=environment, timeout=120)
+    code, said = run_command(tmp_path, "run", *SMALL, "--on", "slurm", env=environment, timeout=120)
     assert code == 2 and "needs sbatch and srun and squeue on the PATH" in said and "Traceback" not in said, said

@@ -1,51 +1,37 @@
 """Kills and faults for runs of maskbench: real processes, real SIGKILL, every operation on the disk.
 
 `python -m tests.helpers.chaos` does all of it and prints what it found; tests/runs/test_chaos.py does less. This
-process imports everything but computes nothing, so that forking it is safe and an attempt takes a second or two.
+process imports everything but computes nothing, so that forking it is safe and an execution takes a second or two.
 """
 
 import argparse
 import errno
-import hashlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 if __name__ == "__main__":
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-from safetensors.numpy import load_file
-
 import maskbench.analysis.figures
-import maskbench.analysis.write_tables
+import maskbench.analysis.tables
 import maskbench.sweeps.sweep  # noqa: F401
-from maskbench.cli.main import main
 from maskbench.record import read_record
+from tests.helpers.fault_injection import Ended, execute_run, start_run, wait_for_run
+from tests.helpers.run_results import comparable_results, digest, left_over_files
 
 SETTINGS = [
     *("--epochs", "3", "--limit", "300", "--batch-size", "64", "--warmup-epochs", "1", "--img-size", "16"),
-    *(
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--probes",
-        "knn",
-        "--set",
-        "train.online_every=1",
-        "--set",
-        "data.crop_scale=[0.5,1]",
-    ),
+    *("--device", "cpu", "--precision", "fp32", "--probes", "knn"),
+    *("--set", "train.online_every=1", "--set", "data.crop_scale=[0.5,1]"),
     *("--set", "model.kwargs={embed_dim: 32, depth: 2, num_heads: 2}"),
 ]
 ONE = ["--strategy", "attmask-high", *SETTINGS]  # a teacher, so that there is more to save; and its control
@@ -54,133 +40,13 @@ EVERY_STEP = ["--checkpoint-every", "0"]
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
 
 
-class Outcome(NamedTuple):
-    """What an attempt left: its exit code, minus the signal if one ended it, and what it said."""
-
-    code: int
-    said: str
-
-
-class Shim:
-    """Counts what a process does to files under `root`, and at operation number `at` kills it or lets it fail.
-
-    Operations: opening for writing, syncing, renaming, removing, making a folder. A process that is killed while it
-    syncs leaves half of the file.
-    """
-
-    def __init__(self, root: Path, at: int, fault: int | None) -> None:
-        self.root, self.at, self.fault, self.count = str(root), at, fault, 0
-        self.sync = os.fsync
-        os.fsync = self.fsync  # type: ignore[assignment]
-        sys.addaudithook(self.hear)
-
-    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, mode, flags = arguments
-            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) if isinstance(flags, int) else "r" not in mode
-            if writes and isinstance(path, str):
-                self.meet(path)
-        elif event in ("os.rename", "os.remove", "os.mkdir", "os.link"):
-            self.meet(os.fspath(arguments[0]))
-
-    def fsync(self, handle: int) -> None:
-        path = str(Path(f"/proc/self/fd/{handle}").readlink())
-        if self.count + 1 == self.at and self.fault is None and Path(path).is_file():
-            os.truncate(path, os.path.getsize(path) // 2)  # noqa: PTH202
-        self.meet(path)
-        self.sync(handle)
-
-    def meet(self, path: str) -> None:
-        if not os.path.abspath(path).startswith(self.root):  # noqa: PTH100
-            return
-        self.count += 1
-        if self.count == self.at:
-            if self.fault is None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError(self.fault, os.strerror(self.fault), path)
-
-
-def begin(arguments: list[str], cwd: Path, at: int = 0, fault: int | None = None) -> tuple[int, Path]:
-    """Fork `maskbench run ARGUMENTS` in `cwd`; its process id, and the file with what it says."""
-    said = cwd / f"said-{time.monotonic_ns()}.txt"
-    child = os.fork()
-    if child:
-        return child, said
-    code = 99
-    try:
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.chdir(cwd)
-        counter = Shim(cwd / "results", at, fault)
-        sys.argv = ["maskbench", "run", *arguments]
-        try:
-            main()
-        except SystemExit as left:
-            code = int(left.code or 0)
-        sys.stdout.flush()
-        os.write(2, f"\noperations: {counter.count}\n".encode())
-    finally:
-        os._exit(code)
-    raise AssertionError
-
-
-def end(child: int, said: Path) -> Outcome:
-    _, status = os.waitpid(child, 0)
-    text = said.read_text() if said.exists() else ""
-    said.unlink(missing_ok=True)
-    return Outcome(os.waitstatus_to_exitcode(status), text)
-
-
-def attempt(arguments: list[str], cwd: Path, at: int = 0, fault: int | None = None, kill_after: float = 0) -> Outcome:
-    """`maskbench run ARGUMENTS`, killed after some seconds, or met by a fault at its operation number `at`."""
-    child, said = begin(arguments, cwd, at, fault)
-    if kill_after:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return end(child, said)
-
-
-def results(cwd: Path) -> dict[str, Any]:
-    """By run, all that must not depend on what happened on the way."""
-    found = {}
-    for path in sorted(cwd.glob("results/quick/runs/*/record.json")):
-        record = read_record(path).model_dump(exclude={"interruptions"})
-        assert record["status"] == "complete", record["error"]
-        del record["config"]["system"]["workers"], record["environment"]["workers"]  # as many as a run has cores
-        record["metrics"] = without_costs(record["metrics"])
-        record["curve"] = [without_costs(row) for row in record["curve"]]
-        with_files = {name.name: digest(name) for name in path.parent.glob("*.npz")}
-        encoder = load_file(path.parent / "encoder.safetensors")  # whose header is in no fixed order
-        with_files["encoder"] = hashlib.sha256(
-            b"".join(encoder[name].tobytes() for name in sorted(encoder))
-        ).hexdigest()
-        found[path.parent.name] = json.dumps({**record, **with_files}, sort_keys=True)
-    return found
-
-
-def without_costs(row: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.startswith("cost/")}
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def left_over(cwd: Path) -> list[str]:
-    """Files that a finished set of runs should not leave."""
-    return [
-        str(path) for pattern in ("checkpoint*", "*.lock", ".*.partial") for path in cwd.glob(f"**/runs/*/{pattern}")
-    ]
-
-
 class Lab:
-    """A folder for attempts, and the numbers of uninterrupted runs to hold them against."""
+    """A folder for executions, and the numbers of uninterrupted runs, which all others must have too."""
 
     def __init__(self, root: Path, seed: int, log: Callable[[str], None]) -> None:
         self.root, self.random, self.log, self.number = root, random.Random(seed), log, 0
         os.environ["MASKBENCH_CACHE"] = str(root / "cache")
-        attempt(ONE, self.fresh())  # fills the cache
+        execute_run(ONE, self.fresh())  # fills the cache
         self.one, self.seconds, self.operations = self.reference([*ONE, *EVERY_STEP])
         self.set, self.set_seconds, _ = self.reference([*SET, *EVERY_STEP])
 
@@ -191,31 +57,31 @@ class Lab:
         return folder
 
     def reference(self, arguments: list[str]) -> tuple[dict[str, Any], float, int]:
-        """Numbers, seconds and operations of an uninterrupted attempt."""
+        """Numbers, seconds and operations of an uninterrupted execution."""
         folder, start = self.fresh(), time.monotonic()
-        outcome = attempt(arguments, folder)
+        outcome = execute_run(arguments, folder)
         assert outcome.code == 0, outcome.said
-        return results(folder), time.monotonic() - start, int(outcome.said.rpartition("operations: ")[2])
+        return comparable_results(folder), time.monotonic() - start, int(outcome.said.rpartition("operations: ")[2])
 
     def finish(self, arguments: list[str], folder: Path, expected: dict[str, Any]) -> None:
         """Go on undisturbed, and compare."""
-        outcome = attempt(arguments, folder)
+        outcome = execute_run(arguments, folder)
         assert outcome.code == 0, outcome.said
-        assert results(folder) == expected, f"{folder}: other numbers"
-        assert not left_over(folder), left_over(folder)
+        assert comparable_results(folder) == expected, f"{folder}: other numbers"
+        assert not left_over_files(folder), left_over_files(folder)
 
     def kills_by_the_clock(self, times: int) -> None:
         """One run at a time, killed at a random moment of its life, resumed to the end."""
         moments: dict[str, int] = {}
         for _ in range(times):
             folder = self.fresh()
-            outcome = attempt([*ONE, *EVERY_STEP], folder, kill_after=self.random.uniform(0.02, self.seconds))
+            outcome = execute_run([*ONE, *EVERY_STEP], folder, kill_after=self.random.uniform(0.02, self.seconds))
             where = self.where(folder, outcome)
             moments[where] = moments.get(where, 0) + 1
             self.finish([*ONE, *EVERY_STEP], folder, self.one)
         self.log(f"{times} kills by the clock, each resumed to the same numbers; they fell: {moments}")
 
-    def where(self, folder: Path, outcome: Outcome) -> str:
+    def where(self, folder: Path, outcome: Ended) -> str:
         """What the killed process was at, from what it left."""
         if outcome.code != -signal.SIGKILL:
             return "after its end"
@@ -239,9 +105,9 @@ class Lab:
         count = 0
         for number in numbers:
             folder = self.fresh()
-            outcome = attempt([*ONE, *EVERY_STEP], folder, at=number)
+            outcome = execute_run([*ONE, *EVERY_STEP], folder, at=number)
             assert outcome.code == -signal.SIGKILL, outcome.said
-            attempt([*ONE, *EVERY_STEP], folder, at=self.random.randrange(1, 40))
+            execute_run([*ONE, *EVERY_STEP], folder, at=self.random.randrange(1, 40))
             self.finish([*ONE, *EVERY_STEP], folder, self.one)
             count += 1
         self.log(
@@ -252,7 +118,9 @@ class Lab:
         """Six runs, killed again and again within and between them; a finished one is never touched again."""
         folder, finished, kills = self.fresh(), dict[str, str](), 0
         while kills < times:
-            outcome = attempt([*SET, *EVERY_STEP], folder, kill_after=self.random.uniform(0.5, self.set_seconds / 3))
+            outcome = execute_run(
+                [*SET, *EVERY_STEP], folder, kill_after=self.random.uniform(0.5, self.set_seconds / 3)
+            )
             if outcome.code == 0:
                 break
             kills += 1
@@ -269,15 +137,15 @@ class Lab:
         for size in sizes:
             for victims in (0, 1):
                 folder = self.fresh()
-                started = [begin(SET, folder) for _ in range(size)]
+                started = [start_run(SET, folder) for _ in range(size)]
                 if victims:
                     time.sleep(self.set_seconds * self.random.uniform(0.2, 0.6))
                     os.kill(started[0][0], signal.SIGKILL)
-                outcomes = [end(child, said) for child, said in started]
+                outcomes = [wait_for_run(child, said) for child, said in started]
                 codes = [outcome.code for outcome in outcomes]
                 assert codes[victims:] == [0] * (size - victims), [outcome.said for outcome in outcomes]
-                assert results(folder) == self.set
-                assert not left_over(folder), left_over(folder)
+                assert comparable_results(folder) == self.set
+                assert not left_over_files(folder), left_over_files(folder)
                 begun = [line.split(":")[0] for o in outcomes for line in o.said.splitlines() if " steps of " in line]
                 again = len(begun) - len(set(begun))
                 assert again <= victims, f"{again} runs were done twice"
@@ -287,16 +155,16 @@ class Lab:
 
     def faults(self, numbers: Iterable[int], errors: tuple[int, ...] = ERRORS) -> None:
         """An operation on the disk fails: one clear line, what was finished intact, and the same command goes on."""
-        tried, told = 0, dict[str, int]()
+        tried, codes = 0, dict[str, int]()
         before = self.fresh()
-        assert attempt(["--strategy", "random", *SETTINGS], before).code == 0
+        assert execute_run(["--strategy", "random", *SETTINGS], before).code == 0
         for number in numbers:
             error = errors[tried % len(errors)]
             folder = self.fresh()
             shutil.copytree(before / "results", folder / "results")
             shutil.rmtree(*folder.glob("results/quick/runs/none-*"))  # the control is part of what is tried
             kept = {path: digest(path) for path in folder.glob("results/quick/runs/random-*/*")}
-            outcome = attempt([*ONE, *EVERY_STEP], folder, at=number, fault=error)
+            outcome = execute_run([*ONE, *EVERY_STEP], folder, at=number, fault=error)
             assert "Traceback" not in outcome.said, outcome.said
             assert {path: digest(path) for path in kept} == kept, "what was finished has changed"
             assert outcome.code in (0, 1, 2), outcome.said
@@ -306,13 +174,13 @@ class Lab:
                 lines = [line for line in outcome.said.splitlines() if str(folder) in line or "results/" in line]
                 assert any(remedy in outcome.said for remedy in REMEDIES[error]), outcome.said
                 assert lines, outcome.said
-            told[f"exit code {outcome.code}"] = told.get(f"exit code {outcome.code}", 0) + 1
-            assert attempt([*ONE, *EVERY_STEP], folder).code == 0
-            here = {name: value for name, value in results(folder).items() if name in self.one}
+            codes[f"exit code {outcome.code}"] = codes.get(f"exit code {outcome.code}", 0) + 1
+            assert execute_run([*ONE, *EVERY_STEP], folder).code == 0
+            here = {name: value for name, value in comparable_results(folder).items() if name in self.one}
             assert here == self.one, f"other numbers after {errno.errorcode[error]} at operation {number}"
             tried += 1
         names = ", ".join(errno.errorcode[error] for error in errors)
-        self.log(f"{tried} faults ({names}) at operations on the disk: {told}; afterwards the same numbers")
+        self.log(f"{tried} faults ({names}) at operations on the disk: {codes}; afterwards the same numbers")
 
     def small_disks(self, sizes_kib: tuple[int, ...]) -> None:
         """A file system of so many KiB that fills up."""
@@ -321,7 +189,7 @@ class Lab:
             return
         for size in sizes_kib:
             with tmpfs(self.fresh(), size) as folder:
-                outcome = attempt([*ONE, *EVERY_STEP], folder)
+                outcome = execute_run([*ONE, *EVERY_STEP], folder)
                 assert "Traceback" not in outcome.said, outcome.said
                 for path in folder.glob("results/quick/runs/*/record.json"):
                     read_record(path)

@@ -1,8 +1,9 @@
-"""Records made up for the analysis."""
+"""Made-up run records, for tests of tables, figures and reports."""
 
+from pathlib import Path
 from typing import Any
 
-from maskbench.config.schema import merge, parse, preset
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.record import RunRecord
 
 
@@ -12,7 +13,7 @@ def record(strategy: str = "random", seed: int = 0, accuracy: float = 0.5, **cha
     objective = strategy if control else "mae"
     name = "none" if control else strategy
     settings = {"strategy": name, "objective": objective, "seed": seed, **changes.pop("settings", {})}
-    config = parse(merge(preset("quick"), settings)).model_dump(mode="json")
+    config = parse_config(merge(load_preset("quick"), settings)).model_dump(mode="json")
     metrics = {f"{probe}/top1/{pooling}": accuracy for probe in ("knn", "linear") for pooling in ("cls", "mean")}
     if objective != "random-init":
         metrics |= {"cost/images_per_s": 1000.0 + seed, "cost/mask_share": 0.01, "cost/gflops_per_image": 0.2}
@@ -40,3 +41,12 @@ def record(strategy: str = "random", seed: int = 0, accuracy: float = 0.5, **cha
         "environment": {"cpu": "a cpu", "gpu": None},
     }  # fmt: skip
     return RunRecord(**{**fields, **changes})
+
+
+def write_records(folder: Path, *records: RunRecord) -> Path:
+    """Writes records into a results folder; returns it."""
+    for each in records:
+        path = folder / "runs" / each.run_id / "record.json"
+        path.parent.mkdir(parents=True)
+        each.write(path)
+    return folder

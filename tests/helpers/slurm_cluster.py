@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -43,9 +43,9 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing() -> str | None:
-    """Why there can be no cluster here; None where it is installed, or could be, and was."""
-    if _installed():
+def install_slurm() -> str | None:
+    """Install Slurm unless it is there. Returns why there can be no cluster here; None where there can be one."""
+    if _is_installed():
         return None
     if os.geteuid() or shutil.which("apt-get") is None:
         return f"Slurm is not installed: as root, apt-get install {' '.join(PACKAGES)}"
@@ -53,10 +53,10 @@ def missing() -> str | None:
     subprocess.run(["apt-get", "update"], **quiet, check=False, timeout=300)  # type: ignore[call-overload]
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *PACKAGES]
     done = subprocess.run(command, **quiet, check=False, timeout=600)  # type: ignore[call-overload]
-    return None if _installed() else f"apt-get install {' '.join(PACKAGES)} failed: {done.stderr.decode()[-200:]}"
+    return None if _is_installed() else f"apt-get install {' '.join(PACKAGES)} failed: {done.stderr.decode()[-200:]}"
 
 
-def _installed() -> bool:
+def _is_installed() -> bool:
     os.environ["PATH"] += ":/usr/sbin" if "/usr/sbin" not in os.environ["PATH"] else ""
     return all(shutil.which(name) for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun"))
 
@@ -75,9 +75,9 @@ def slurm_cluster(cpus: int = 2) -> Iterator[dict[str, str]]:
             ["slurmctld", "-D", "-i"],
             ["slurmd", "-D"],
         ):  # fmt: skip
-            stack.callback(_end, _daemon(command, folder, variables))
+            stack.callback(_end, _start_daemon(command, folder, variables))
         stack.callback(_cancel_all, variables)
-        _until_ready(folder, variables)
+        _wait_for_node(folder, variables)
         yield variables
 
 
@@ -98,29 +98,29 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _daemon(command: list[str], folder: Path, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start_daemon(command: list[str], folder: Path, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
     with (folder / f"{command[0]}.out").open("wb") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     if command[0] == "munged":
-        _until(lambda: (folder / "munge.socket").exists(), "munged made no socket")
+        _wait_until(lambda: (folder / "munge.socket").exists(), "munged made no socket")
     return process
 
 
-def _until_ready(folder: Path, variables: dict[str, str]) -> None:
+def _wait_for_node(folder: Path, variables: dict[str, str]) -> None:
     def idle() -> bool:
         shown = subprocess.run(["sinfo", "-h", "-o", "%T"], env=variables, capture_output=True, text=True, check=False)
         return "idle" in shown.stdout
 
     try:
-        _until(idle, "no node became idle")
+        _wait_until(idle, "no node became idle")
     except TimeoutError as error:
         logs = "\n".join(path.read_text()[-1500:] for path in [*folder.glob("slurm*.log"), *folder.glob("*.out")])
         raise RuntimeError(f"{error}:\n{logs}") from None
 
 
-def _until(condition: "object", otherwise: str, seconds: float = 60.0) -> None:
+def _wait_until(condition: Callable[[], object], otherwise: str, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > end:
             raise TimeoutError(otherwise)
         time.sleep(0.2)
@@ -143,7 +143,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 if __name__ == "__main__":
-    reason = missing()
+    reason = install_slurm()
     if reason is not None:
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left

@@ -5,9 +5,9 @@ import copy
 import torch
 
 from maskbench.core.grid import Grid
-from maskbench.core.rng import Draws, keys
+from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.core.view import View, complete
-from maskbench.models.ema_teacher import Teacher
+from maskbench.models.ema_teacher import EMATeacher
 from maskbench.models.encoder import build_encoder
 from maskbench.objective import Examples
 from maskbench.objectives.mae import Mae, MaeHead
@@ -26,7 +26,7 @@ def head() -> MaeHead:
 def test_the_copy_is_a_moving_average_of_the_encoder_or_of_the_whole_head() -> None:
     for whole in (False, True):
         student = head()
-        teacher = Teacher(student if whole else student.encoder, 0.9)
+        teacher = EMATeacher(student if whole else student.encoder, 0.9)
         before = {name: value.clone() for name, value in teacher.copy.named_parameters()}
         with torch.no_grad():
             for value in student.parameters():
@@ -41,11 +41,11 @@ def test_the_copy_is_a_moving_average_of_the_encoder_or_of_the_whole_head() -> N
 
 def test_the_loss_of_a_patch_is_measured_while_it_is_hidden() -> None:
     student = head().eval()
-    teacher = Teacher(student, 0.9)
+    teacher = EMATeacher(student, 0.9)
     images, labels = torch.randn(6, 3, 16, 24), torch.zeros(6, dtype=torch.long)
-    got = teacher.patch_loss(images, labels, Draws(keys(torch.arange(6), 0, "patch-loss")))
+    got = teacher.patch_loss(images, labels, CounterRNG(sample_keys(torch.arange(6), 0, "patch-loss")))
     # Each patch's loss is what the head says under one of two complementary masks of half of the patches.
-    draws = Draws(keys(torch.arange(6), 0, "patch-loss")).uniform(24)
+    draws = CounterRNG(sample_keys(torch.arange(6), 0, "patch-loss")).uniform(24)
     hidden = torch.zeros(6, 24, dtype=torch.bool)
     for row in range(6):
         hidden[row, draws[row].argsort(descending=True)[:12]] = True
@@ -64,5 +64,5 @@ def test_the_loss_of_a_patch_is_measured_while_it_is_hidden() -> None:
 def test_the_student_does_not_change_with_its_copy() -> None:
     student = head()
     before = copy.deepcopy(student.state_dict())
-    Teacher(student, 0.5).update(student)
+    EMATeacher(student, 0.5).update(student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())

@@ -9,14 +9,9 @@ from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
-from maskbench.models.encoder import (
-    Encoder,
-    build_encoder,
-    create_arguments,
-    raster_order,
-    sine_cosine,
-    use_plain_attention,
-)
+from maskbench.models.encoder import Encoder, build_encoder, timm_arguments, use_plain_attention
+from maskbench.models.initialisation import sine_cosine_positions
+from maskbench.models.tokens import true_indices
 
 GRID = Grid(4, 6, 4)
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -56,7 +51,7 @@ def test_all_tokens_equal_timms_forward(extra: dict[str, Any]) -> None:
 @torch.no_grad()
 def test_export_loads_strictly_into_timm(extra: dict[str, Any]) -> None:
     encoder, x = encoder_for(extra), images()
-    model = timm.create_model("vit_tiny_patch16_224", **create_arguments(GRID, 3, SMALL | extra)).eval()
+    model = timm.create_model("vit_tiny_patch16_224", **timm_arguments(GRID, 3, SMALL | extra)).eval()
     model.load_state_dict(encoder.vit.state_dict(), strict=True)
     torch.testing.assert_close(model.forward_features(x), encoder.vit.forward_features(x))
 
@@ -76,19 +71,19 @@ def test_a_subset_is_encoded_as_if_the_others_did_not_exist(extra: dict[str, Any
     for count in (7, None):
         present = some_present(count)
         encoded = encoder(x, present, length=count)
-        assert encoded.places is not None
+        assert encoded.patch_index is not None
         for row in range(5):
             # One row by hand: its tokens alone, through timm's blocks.
             places = present[row].nonzero()[:, 0]
-            patches = encoder.patch_embeddings(x[row : row + 1])[:, places]
-            tokens = encoder.vit.norm_pre(torch.cat([encoder.prefix(1), patches], 1))
+            patches = encoder.embed_patches(x[row : row + 1])[:, places]
+            tokens = encoder.vit.norm_pre(torch.cat([encoder.prefix_tokens(1), patches], 1))
             for block in encoder.vit.blocks:
                 tokens = block(tokens)
             tokens = encoder.vit.norm(tokens)[0]
             prefix = encoder.vit.num_prefix_tokens
             torch.testing.assert_close(encoded.prefix[row], tokens[:prefix], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(encoded.patches[row, : len(places)], tokens[prefix:], rtol=1e-4, atol=1e-5)
-            assert encoded.places[row, : len(places)].tolist() == places.tolist()
+            assert encoded.patch_index[row, : len(places)].tolist() == places.tolist()
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "fused"])
@@ -121,7 +116,7 @@ def test_attention_is_compared_in_single_precision_under_autocast() -> None:
     encoder, x = encoder_for(), images()
     with torch.autocast("cpu", torch.bfloat16):
         found = encoder.cls_attention(x)
-        tokens = encoder._before(x, -1)
+        tokens = encoder._run_blocks(x, len(encoder.vit.blocks) - 1)
         last = encoder.vit.blocks[-1]
         qkv = last.attn.qkv(last.norm1(tokens)).float().unflatten(2, (3, last.attn.num_heads, -1))
     query, key = qkv[:, 0, 0], qkv[:, :, 1]
@@ -135,11 +130,11 @@ def test_replaced_tokens_carry_the_mask_token_at_their_position() -> None:
     encoder, x = encoder_for(), images()
     encoder.mask_token.normal_()
     replaced = some_present(5)
-    with_token = encoder.patch_embeddings(x, replaced)
+    with_token = encoder.embed_patches(x, replaced)
     expected = encoder.mask_token[0] + encoder.vit.pos_embed[0, 1:]
     for row in range(5):
         torch.testing.assert_close(with_token[row][replaced[row]], expected[replaced[row]])
-    torch.testing.assert_close(with_token[~replaced], encoder.patch_embeddings(x)[~replaced])
+    torch.testing.assert_close(with_token[~replaced], encoder.embed_patches(x)[~replaced])
 
 
 @torch.no_grad()
@@ -149,7 +144,7 @@ def test_the_tokens_at_some_places_are_those_of_all() -> None:
     encoder.mask_token.normal_()
     places = torch.stack([torch.randperm(GRID.size, generator=generator)[:5] for _ in x])
     replaced = torch.rand(len(x), GRID.size, generator=generator) < 0.5
-    some, every = encoder.patch_embeddings(x, replaced, places), encoder.patch_embeddings(x, replaced)
+    some, every = encoder.embed_patches(x, replaced, places), encoder.embed_patches(x, replaced)
     for row in range(len(x)):
         torch.testing.assert_close(some[row], every[row][places[row]])
 
@@ -172,20 +167,24 @@ def test_cls_attention_equals_the_blocks_own_weights(extra: dict[str, Any], plai
 
 def test_encode_is_deterministic_and_never_masks() -> None:
     encoder, x = encoder_for(), images()
-    first, second = encoder.pooled(x), encoder.pooled(x)
+    first, second = encoder.pooled_features(x), encoder.pooled_features(x)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert set(first) == {"cls", "mean"}
-    assert set(encoder_for({"class_token": False, "global_pool": "avg"}).pooled(x)) == {"mean"}
+    assert set(encoder_for({"class_token": False, "global_pool": "avg"}).pooled_features(x)) == {"mean"}
 
 
-def test_raster_order() -> None:
-    present = torch.tensor([[True, False, True, True], [False, False, False, True]])
-    assert raster_order(present, 3).tolist() == [[0, 2, 3], [3, 0, 0]]
-    assert raster_order(present, 2).tolist() == [[0, 2], [3, 0]]
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_true_indices_against_a_plain_loop(count: int) -> None:
+    mask = torch.rand(20, 7, generator=torch.Generator().manual_seed(4)) < torch.linspace(0, 1, 20)[:, None]
+    expected = []
+    for row in mask.tolist():
+        columns = [column for column, value in enumerate(row) if value]
+        expected.append((columns + [0] * count)[:count])
+    assert true_indices(mask, count).tolist() == expected
 
 
 def test_sine_cosine_by_hand() -> None:
-    table = sine_cosine(GRID, 8)[0]
+    table = sine_cosine_positions(GRID, 8)[0]
     row, col = 2, 5
     for i in range(2):
         frequency = 10_000 ** (-i / 2)

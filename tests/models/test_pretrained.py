@@ -16,11 +16,12 @@ from torch import Tensor
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder, build_encoder
-from maskbench.models.pretrained import ForeignEncoder, load_into, model_settings, read_encoder
+from maskbench.models.encoder_sources import read_encoder
+from maskbench.models.pretrained import PretrainedEncoder, load_weights, model_settings
 from maskbench.record import RunRecord
-from maskbench.runs.plan import plan
+from maskbench.runs.plan import make_plan
 from maskbench.runs.run import run
-from tests.helpers.tiny import tiny
+from tests.helpers.tiny_run import tiny_config
 
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
 State = dict[str, Tensor]
@@ -40,12 +41,12 @@ def images(size: tuple[int, int] = (16, 16), channels: int = 3) -> Tensor:
     return torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(1))
 
 
-def built(foreign: ForeignEncoder, grid: Grid, **settings: Any) -> Encoder:
+def built(foreign: PretrainedEncoder, grid: Grid, **settings: Any) -> Encoder:
     """As a run would make it."""
     model = model_settings(foreign, **settings)
     assert model["patch_size"] == grid.patch
     encoder = build_encoder(model["name"], grid, foreign.in_chans, model["kwargs"], plain_attention=True)
-    load_into(encoder.vit, foreign.state, foreign.grid)
+    load_weights(encoder.vit, foreign.state, foreign.grid)
     return encoder.eval()
 
 
@@ -191,10 +192,10 @@ def test_settings_of_any_plain_vit(kwargs: dict[str, Any], model_name: str | Non
     assert_same(encoder, vit, images(channels=kwargs.get("in_chans", 3)))
 
 
-def foreign_of(**kwargs: Any) -> ForeignEncoder:
+def foreign_of(**kwargs: Any) -> PretrainedEncoder:
     vit = tiny_vit(**kwargs)
     rows, cols = vit.patch_embed.grid_size
-    return ForeignEncoder("made", vit.state_dict(), Grid(rows, cols, 4))
+    return PretrainedEncoder("made", vit.state_dict(), Grid(rows, cols, 4))
 
 
 def test_settings_name_what_differs_alone() -> None:
@@ -242,7 +243,7 @@ def test_settings_draw_nothing() -> None:
 )
 def test_another_size_is_resized_as_by_timm(size: tuple[int, int], kwargs: dict[str, Any]) -> None:
     resizing = tiny_vit(dynamic_img_size=True, **kwargs)
-    foreign = ForeignEncoder("made", resizing.state_dict(), Grid(4, 4, 4))
+    foreign = PretrainedEncoder("made", resizing.state_dict(), Grid(4, 4, 4))
     encoder = built(foreign, Grid(size[0] // 4, size[1] // 4, 4), heads=2)
     assert_same(encoder, resizing, images(size))
 
@@ -257,7 +258,7 @@ def test_weights_that_do_not_fit_are_named() -> None:
         ({"no_embed_class": True}, "pos_embed is 1 x 17 x 32, the model's 1 x 16 x 32"),
     ):
         with pytest.raises(UsageError, match=message):
-            load_into(tiny_vit(**kwargs), state, grid)
+            load_weights(tiny_vit(**kwargs), state, grid)
 
 
 def test_digest_is_of_names_shapes_types_and_bytes(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_digest_is_of_names_shapes_types_and_bytes(tmp_path: Path) -> None:
         {**state, "norm.bias": state["norm.bias"][None]},
         {**state, "norm.bias": state["norm.weight"], "norm.weight": state["norm.bias"]},
     ):
-        assert ForeignEncoder("other", other, Grid(4, 4, 4)).digest != digest
+        assert PretrainedEncoder("other", other, Grid(4, 4, 4)).digest != digest
 
 
 def test_half_precision_weights(tmp_path: Path) -> None:
@@ -289,8 +290,8 @@ def test_half_precision_weights(tmp_path: Path) -> None:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
     kwargs = {"embed_dim": 32, "depth": 2, "num_heads": 4, "drop_path_rate": 0.1}
     changes = {"data__img_size": "16x24", "train__epochs": 1, "data__limit": 100, "model__kwargs": kwargs}
-    config = tiny(tmp_path_factory.mktemp("results"), **changes, probes="knn")
-    return run(config), plan(config).folder
+    config = tiny_config(tmp_path_factory.mktemp("results"), **changes, probes="knn")
+    return run(config), make_plan(config).folder
 
 
 @pytest.mark.parametrize("file", ["", "encoder.safetensors"])
@@ -357,7 +358,7 @@ def without(state: State, *names: str) -> State:
 REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
     "resnet": (
         lambda _: dict(list(timm.create_model("resnet10t").state_dict().items())[:20]),
-        "holds no vision transformer in a layout that is known: no patch_embed.proj.weight, but conv1.* and 17 more",
+        "holds no vision transformer in a known format: no patch_embed.proj.weight, but conv1.* and 17 more",
     ),
     "empty": (lambda _: {}, "holds no vision transformer .* but nothing"),
     "a wrapper of its own": (lambda state: {"my_model": state, "epoch": 3}, "but my_model, epoch"),
@@ -515,7 +516,7 @@ def test_timm_by_name(name: str, size: int, heads: int, monkeypatch: pytest.Monk
     assert foreign.mean.tolist() == pytest.approx(list(downloaded[0].pretrained_cfg["mean"]))
     architecture = name.partition(".")[0]
     assert model_settings(foreign) == {"name": architecture, "patch_size": 16, "kwargs": {}}
-    load_into(built(foreign, Grid(2, 3, 16)).vit, foreign.state, foreign.grid)
+    load_weights(built(foreign, Grid(2, 3, 16)).vit, foreign.state, foreign.grid)
     assert_same(built(foreign, foreign.grid), downloaded[0], images((size, size)))
 
 

@@ -105,9 +105,9 @@ def plain_pooled(head: BarlowHead, view: View) -> list[list[float]]:
     for row in range(len(view.images)):
         hidden = None if view.hidden is None else view.hidden[row]
         replaced = None if view.replaced is None else view.replaced[row]
-        embedded = head.encoder.patch_embeddings(view.images[row : row + 1])[0]
+        embedded = head.encoder.embed_patches(view.images[row : row + 1])[0]
         positions = head.encoder.vit.pos_embed[0, 1:]
-        sequence = [head.encoder.prefix(1)[0, 0]]
+        sequence = [head.encoder.prefix_tokens(1)[0, 0]]
         for token in range(12):
             if replaced is not None and replaced[token]:
                 sequence.append(head.encoder.mask_token[0, 0] + positions[token])

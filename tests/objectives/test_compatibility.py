@@ -8,11 +8,11 @@ import pytest
 from maskbench.catalog import listing
 from maskbench.errors import UsageError
 from maskbench.objective import REGISTRY as OBJECTIVES
-from maskbench.objectives.compatibility import unfit
+from maskbench.objectives.compatibility import incompatibility_reason
 from maskbench.runs.run import run
 from maskbench.strategy import REGISTRY as STRATEGIES
-from tests.cli.test_main import maskbench
-from tests.helpers.tiny import tiny
+from tests.helpers.command_line import maskbench
+from tests.helpers.tiny_run import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -26,20 +26,20 @@ from tests.helpers.tiny import tiny
     ],
 )
 def test_what_names_alone_tell(objective: str, strategy: str, reason: str) -> None:
-    why = unfit(STRATEGIES.create(strategy), OBJECTIVES.create(objective))
+    why = incompatibility_reason(STRATEGIES.create(strategy), OBJECTIVES.create(objective))
     assert why is not None and reason in why
 
 
 def test_a_conditioned_objective_wants_a_noise_level(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="random has no noise level to tell mae:conditioned; choose one that has"):
-        run(tiny(tmp_path, "random", objective__parameters__conditioned=True))
-    record = run(tiny(tmp_path, "noise", objective__parameters__conditioned=True, probes="knn"))
+    with pytest.raises(UsageError, match="random has no noise level for mae:conditioned; choose one that has"):
+        run(tiny_config(tmp_path, "random", objective__parameters__conditioned=True))
+    record = run(tiny_config(tmp_path, "noise", objective__parameters__conditioned=True, probes="knn"))
     assert record.status == "complete"
 
 
 @pytest.mark.parametrize("objective", ["dino", "barlow"])
 def test_objectives_that_compare_crops_need_no_mask(objective: str) -> None:
-    assert unfit(STRATEGIES.create("none"), OBJECTIVES.create(objective)) is None
+    assert incompatibility_reason(STRATEGIES.create("none"), OBJECTIVES.create(objective)) is None
 
 
 def test_the_matrix_names_what_fits_and_why_the_rest_does_not() -> None:
@@ -54,7 +54,7 @@ def test_the_matrix_names_what_fits_and_why_the_rest_does_not() -> None:
     assert pairs["random"]["ibot"] is None and pairs["attmask-high"]["dino"] is None
     assert "hides no token" in pairs["gmml"]["ibot"]
     assert "compared" in pairs["zoom-in-mask"]["ibot"]
-    table = listing.matrix(entries).splitlines()
+    table = listing.format_pairs(entries).splitlines()
     assert len(table) == 2 + len(pairs)
 
 
@@ -67,7 +67,7 @@ def test_pairs_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("objective", "strategy"), [("ibot", "blur"), ("ibot", "zoom-in-mask")])
 def test_a_pair_that_makes_no_sense_leaves_nothing_behind(tmp_path: Path, objective: str, strategy: str) -> None:
     with pytest.raises(UsageError, match="choose --objective mae"):
-        run(tiny(tmp_path / "out", strategy, objective={"name": objective, "parameters": {"prototypes": 16}}))
+        run(tiny_config(tmp_path / "out", strategy, objective={"name": objective, "parameters": {"prototypes": 16}}))
     assert not (tmp_path / "out").exists()
 
 
@@ -82,7 +82,7 @@ def test_a_pair_that_makes_no_sense_leaves_nothing_behind(tmp_path: Path, object
     ],
 )
 def test_every_objective_runs_end_to_end_and_repeats(tmp_path: Path, objective: str, strategy: str) -> None:
-    records = [run(tiny(tmp_path / folder, strategy, objective=objective, probes="knn")) for folder in "ab"]
+    records = [run(tiny_config(tmp_path / folder, strategy, objective=objective, probes="knn")) for folder in "ab"]
     numbers = [{name: value for name, value in r.metrics.items() if not name.startswith("cost/")} for r in records]
     assert numbers[0] == numbers[1] and records[0].status == "complete"
     curves = [[{k: v for k, v in row.items() if not k.startswith("cost/")} for row in r.curve] for r in records]

@@ -20,13 +20,14 @@ from maskbench.core.view import View, complete
 from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder, build_encoder
 from maskbench.objective import REGISTRY, Examples
-from maskbench.objectives.distillation import DistillationHead, Projector
-from maskbench.runs.plan import build, load_splits, plan
-from maskbench.training.crops import Batch, full_crops
+from maskbench.objectives.distillation import DistillationHead
+from maskbench.objectives.projection_head import ProjectionHead
+from maskbench.runs.plan import build_state, load_data, make_plan
+from maskbench.training.crops import Crops, make_full_crops
 from maskbench.training.schedules import weight_decay_groups
-from maskbench.training.train_state import new_state
-from maskbench.training.views import context_for, degraded
-from tests.helpers.tiny import tiny
+from maskbench.training.train_state import initial_state
+from maskbench.training.views import make_context, make_view
+from tests.helpers.tiny_run import tiny_config
 
 GRID = Grid(3, 4, 4)
 SIZES: dict[str, Any] = {"hidden": 7, "bottleneck": 6, "prototypes": 5}
@@ -142,7 +143,7 @@ def plain_encoder(
     return sequence[0].tolist(), {token: sequence[1 + place].tolist() for place, token in enumerate(kept)}
 
 
-def plain_projector(projector: Projector, token: list[float]) -> list[float]:
+def plain_projector(projector: ProjectionHead, token: list[float]) -> list[float]:
     """Cosines of the prototypes with a token's bottleneck."""
     linears = [part for part in projector.mlp if isinstance(part, nn.Linear)]
     for number, linear in enumerate(linears, 1):
@@ -172,7 +173,7 @@ def plain_cross_entropy(student: list[float], taught: list[float], centre: list[
 
 def plain_class_answers(head: DistillationHead, given: Examples) -> tuple[list[list[list[float]]], ...]:
     """The student's and the teacher's answers to the class token, [crop][image][prototype]."""
-    student, teacher = head.student, head.taught
+    student, teacher = head.student, head.teacher_network
     answers = [
         [
             plain_projector(student.of_class, plain_encoder(student.encoder, view.images[row], *masks_of(view, row))[0])
@@ -210,7 +211,7 @@ def plain_class_loss(head: DistillationHead, given: Examples, warm: float) -> fl
 
 def plain_token_answers(head: DistillationHead, given: Examples) -> list[list[list[tuple[list[float], list[float]]]]]:
     """(student's, teacher's) answers, [crop][image][token to be recovered]."""
-    student, teacher = head.student, head.taught
+    student, teacher = head.student, head.teacher_network
     assert student.of_patch is not None and teacher.of_patch is not None
     answers = []
     for view, clean in zip(given.views, given.clean, strict=True):
@@ -462,7 +463,7 @@ def test_thrown_tokens_reach_nothing_not_even_by_their_positions() -> None:
 def test_teacher_and_centres_follow_step_by_step(name: str, shared: bool | None) -> None:
     settings = {} if shared is None else {"shared": shared}
     head = head_for(name, momentum=0.6, centring=0.8, **TEMPERATURES, **settings).train()
-    expected = [parameter.detach().double() for parameter in head.taught.parameters()]
+    expected = [parameter.detach().double() for parameter in head.teacher_network.parameters()]
     class_centre, patch_centre = head.class_centre.tolist(), head.patch_centre.tolist()
     for step in range(4):
         given = examples(uneven())
@@ -490,7 +491,7 @@ def test_teacher_and_centres_follow_step_by_step(name: str, shared: bool | None)
         momentum = 1 - (1 - 0.6) * (math.cos(math.pi * progress) + 1) / 2
         followed = [parameter.detach().double() for parameter in head.student.parameters()]
         expected = [momentum * old + (1 - momentum) * new for old, new in zip(expected, followed, strict=True)]
-        for got, value in zip(head.taught.parameters(), expected, strict=True):
+        for got, value in zip(head.teacher_network.parameters(), expected, strict=True):
             torch.testing.assert_close(got.double(), value, rtol=1e-5, atol=1e-6)
         assert head.class_centre.tolist() == pytest.approx(class_centre, abs=2e-6)
         assert head.patch_centre.tolist() == pytest.approx(patch_centre, abs=2e-6)
@@ -501,9 +502,9 @@ def test_the_teacher_moves_less_the_later_and_not_at_all_at_the_end(name: str) -
     head = head_for(name, momentum=0.9)
     moved = []
     for progress in (0.01, 0.5, 0.99, 1.0):
-        before = [parameter.clone() for parameter in head.taught.parameters()]
+        before = [parameter.clone() for parameter in head.teacher_network.parameters()]
         head.after_step(progress)
-        pairs = zip(before, head.taught.parameters(), strict=True)
+        pairs = zip(before, head.teacher_network.parameters(), strict=True)
         moved.append(sum(float((new - old).abs().sum()) for old, new in pairs))
     assert moved[0] > moved[1] > moved[2] > moved[3] == 0
 
@@ -550,8 +551,8 @@ def test_attention_and_features_are_the_teachers_own_and_refreshed_after_a_step(
 ) -> None:
     head, crops = head_for(name, momentum=0.5), (images(1), images(2))
     passes = []
-    attend = Encoder.attend
-    monkeypatch.setattr(Encoder, "attend", lambda self, given: passes.append(self) or attend(self, given))
+    encode = Encoder.encode_with_attention
+    monkeypatch.setattr(Encoder, "encode_with_attention", lambda self, crop: passes.append(self) or encode(self, crop))
     head.prepare(crops, 0.5)
     seen = []
     for crop in crops:
@@ -582,8 +583,8 @@ def test_loading_a_state_forgets_what_the_old_teacher_saw() -> None:
 
 def ready(folder: Path, objective: str, strategy: str = "attmask-high") -> tuple[RunConfig, Any, Any, Any]:
     objective += ":prototypes=16:hidden=16:bottleneck=8:momentum=0.5"
-    planned, splits = load_splits(plan(tiny(folder, strategy, objective=objective)))
-    return planned.config, planned.strategy, splits, build(planned, splits)
+    planned, splits = load_data(make_plan(tiny_config(folder, strategy, objective=objective)))
+    return planned.config, planned.strategy, splits, build_state(planned, splits)
 
 
 @both
@@ -592,11 +593,11 @@ def test_strategies_get_the_teachers_attention_to_the_clean_crops(name: str, tmp
     head, index = state.head.train(), torch.arange(6)
     assert state.teacher is None  # the objective's own serves
 
-    def batches() -> list[Batch]:
-        return full_crops(config, strategy, splits, head.recipe, splits.train.take(index), index, 0)
+    def batches() -> list[Crops]:
+        return make_full_crops(config, strategy, splits, head.recipe, splits.train.take(index), index, 0)
 
-    def attention(batch: Batch) -> Tensor:
-        return context_for(config, strategy, state, batch, 0, 0.5).attention
+    def attention(batch: Crops) -> Tensor:
+        return make_context(config, strategy, state, batch, 0, 0.5).attention
 
     made = batches()
     assert len(made) == 2
@@ -605,7 +606,7 @@ def test_strategies_get_the_teachers_attention_to_the_clean_crops(name: str, tmp
     before = [attention(batch) for batch in made]
     for batch, offered in zip(made, before, strict=True):
         torch.testing.assert_close(offered, head.teacher.encoder.cls_attention(batch.images))
-        view = degraded(strategy, batch, context_for(config, strategy, state, batch, 0, 0.5))
+        view = make_view(strategy, batch, make_context(config, strategy, state, batch, 0, 0.5))
         for row, hidden in enumerate(view.hidden):
             most = offered[row].argsort(descending=True)[: int(hidden.sum())]
             assert set(most.tolist()) == set(hidden.nonzero()[:, 0].tolist())
@@ -634,7 +635,7 @@ def test_the_optimizer_gets_each_trained_parameter_once_and_none_of_the_teacher(
 
 def test_the_state_of_a_run_optimizes_the_student_alone(tmp_path: Path) -> None:
     config, strategy, _, state = ready(tmp_path, "ibot")
-    fresh = new_state(config, state.head, strategy)
+    fresh = initial_state(config, state.head, strategy)
     handed = [id(parameter) for group in fresh.optimizer.param_groups for parameter in group["params"]]
     assert sorted(handed) == sorted(id(parameter) for parameter in state.head.student.parameters())
 
@@ -643,7 +644,7 @@ def test_projectors_are_shared_or_separate_in_student_and_teacher() -> None:
     assert head_for("dino").student.of_patch is None
     for shared in (True, False):
         head = head_for("ibot", shared=shared)
-        for owner in (head.student, head.taught):
+        for owner in (head.student, head.teacher_network):
             assert (owner.of_patch is owner.of_class) == shared
         apart = {parameter.data_ptr() for parameter in head.student.parameters()}
         assert not apart & {parameter.data_ptr() for parameter in head.teacher.parameters()}
@@ -660,7 +661,7 @@ def test_projector_starts_as_published_and_teacher_as_the_student(shared: bool) 
     ibot = REGISTRY.create("ibot", hidden=300, bottleneck=40, prototypes=60, shared=shared)
     head = ibot.build(encoder, GRID, 3, 10, plain_attention=True)
     assert isinstance(head, DistillationHead)
-    for one, other in zip(head.student.parameters(), head.taught.parameters(), strict=True):
+    for one, other in zip(head.student.parameters(), head.teacher_network.parameters(), strict=True):
         assert torch.equal(one, other)
     for linear in head.student.of_class.mlp:
         if isinstance(linear, nn.Linear):
@@ -675,7 +676,7 @@ def test_projector_starts_as_published_and_teacher_as_the_student(shared: bool) 
 def test_the_length_of_prototypes_does_not_matter() -> None:
     head, given = head_for("ibot").eval(), examples(uneven())
     base = head(given).loss
-    for projector in (head.student.of_class, head.taught.of_class):
+    for projector in (head.student.of_class, head.teacher_network.of_class):
         projector.prototypes.mul_(torch.tensor([[0.5], [2.0], [7.0], [0.1], [1.5]]))
     torch.testing.assert_close(head(given).loss, base)
 
@@ -728,7 +729,7 @@ def test_crops_of_another_size_get_positions_that_are_resized_bicubically(
     encoder, crop = encoder_with(kwargs), images(4, *size)
     for row in range(3):
         expected = torch.stack(plain_embeddings(encoder, crop[row], []))
-        torch.testing.assert_close(encoder.patch_embeddings(crop)[row], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(encoder.embed_patches(crop)[row], expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

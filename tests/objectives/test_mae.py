@@ -13,7 +13,7 @@ from maskbench.core.view import View, complete
 from maskbench.errors import UsageError
 from maskbench.models.encoder import build_encoder
 from maskbench.objective import REGISTRY, Examples, Head
-from maskbench.objectives.mae import Mae, waves
+from maskbench.objectives.mae import Mae, embed_level
 
 GRID = Grid(4, 4, 4)
 
@@ -107,7 +107,7 @@ def test_replaced_tokens_are_encoded_as_mask_tokens() -> None:
     head.encoder.mask_token.normal_()
     view = view_hiding(hidden, images(), replaced=replaced, length=13)
     encoded = head.encoder(view.images, view.present, view.replaced, view.length)
-    assert encoded.places[0].tolist() == list(range(3, 16))
+    assert encoded.patch_index[0].tolist() == list(range(3, 16))
     without = head.encoder(view.images, view.present, None, view.length)
     assert not torch.allclose(encoded.patches[:, 0], without.patches[:, 0])
 
@@ -145,7 +145,7 @@ def test_decoder_is_thrown_away_from_the_export() -> None:
 
 def test_waves_of_a_noise_level() -> None:
     levels = [0.0, 0.3, math.sqrt(2)]
-    found = waves(torch.tensor(levels), 8)
+    found = embed_level(torch.tensor(levels), 8)
     for row, level in zip(found.tolist(), levels, strict=True):
         angles = [1000 * math.log(1 + level) / 10_000 ** (number / 4) for number in range(4)]
         expected = [wave(angle) for wave in (math.cos, math.sin) for angle in angles]

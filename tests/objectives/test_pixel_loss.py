@@ -6,7 +6,7 @@ from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.core.view import Term, View, complete
-from maskbench.objectives.pixel_loss import normalised, recovery_loss
+from maskbench.objectives.pixel_loss import normalise_patches, pixel_loss
 
 GRID = Grid(2, 3, 4)
 generator = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def by_hand(normalise: str, error: str) -> float:
 @pytest.mark.parametrize("error", ["l1", "l2"])
 def test_hidden_patches_over_an_uneven_batch(normalise: str, error: str) -> None:
     view = complete(View(IMAGES, HIDDEN), IMAGES, GRID)
-    loss, per_patch = recovery_loss(PREDICTION, view, GRID, normalise=normalise, error=error)  # type: ignore[arg-type]
+    loss, per_patch = pixel_loss(PREDICTION, view, GRID, normalise=normalise, error=error)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(by_hand(normalise, error), rel=1e-6)
     assert per_patch.shape == (3, 6)
     weighted = (per_patch * HIDDEN).sum() / HIDDEN.sum()
@@ -57,7 +57,7 @@ def test_hidden_patches_over_an_uneven_batch(normalise: str, error: str) -> None
 def test_pixel_weights() -> None:
     weight = (randn(3, 1, 8, 12) > 0).double()
     view = complete(View(IMAGES, terms=(Term(weight=weight),)), IMAGES, GRID)
-    loss, _ = recovery_loss(PREDICTION, view, GRID, normalise="none", error="l2")
+    loss, _ = pixel_loss(PREDICTION, view, GRID, normalise="none", error="l2")
     total = sum(
         float(weight[i, 0, y, x] * (PREDICTION[i, c, y, x] - IMAGES[i, c, y, x]) ** 2)
         for i in range(3)
@@ -70,7 +70,7 @@ def test_pixel_weights() -> None:
 
 def test_nothing_hidden_means_everything_is_recovered() -> None:
     view = complete(View(IMAGES), IMAGES, GRID)
-    loss, _ = recovery_loss(PREDICTION, view, GRID, normalise="none", error="l1")
+    loss, _ = pixel_loss(PREDICTION, view, GRID, normalise="none", error="l1")
     assert float(loss) == pytest.approx(float((PREDICTION - IMAGES).abs().mean()))
 
 
@@ -79,15 +79,15 @@ def test_replaced_and_thrown_carry_no_loss() -> None:
     replaced[0, 0] = thrown[1, 2] = True
     view = complete(View(IMAGES, HIDDEN, replaced=replaced, thrown=thrown), IMAGES, GRID)
     kept = HIDDEN & ~replaced & ~thrown
-    loss, _ = recovery_loss(PREDICTION, view, GRID, normalise="none", error="l2")
+    loss, _ = pixel_loss(PREDICTION, view, GRID, normalise="none", error="l2")
     plain = complete(View(IMAGES, kept), IMAGES, GRID)
-    assert loss == recovery_loss(PREDICTION, plain, GRID, normalise="none", error="l2")[0]
+    assert loss == pixel_loss(PREDICTION, plain, GRID, normalise="none", error="l2")[0]
 
 
 def test_terms_add_up_by_their_scale() -> None:
     terms = (Term(scale=0.8), Term(target=-IMAGES, weight=torch.ones(1, 1, 8, 12), scale=0.2))
     view = complete(View(IMAGES, HIDDEN, terms=terms), IMAGES, GRID)
-    loss, _ = recovery_loss(PREDICTION, view, GRID, normalise="none", error="l2")
+    loss, _ = pixel_loss(PREDICTION, view, GRID, normalise="none", error="l2")
     expected = 0.8 * by_hand("none", "l2") + 0.2 * float(((PREDICTION + IMAGES) ** 2).mean())
     assert float(loss) == pytest.approx(expected)
 
@@ -95,7 +95,7 @@ def test_terms_add_up_by_their_scale() -> None:
 def test_a_batch_with_nothing_weighted_has_no_loss() -> None:
     view = complete(View(IMAGES, torch.zeros_like(HIDDEN)), IMAGES, GRID)
     prediction = PREDICTION.clone().requires_grad_()
-    loss, _ = recovery_loss(prediction, view, GRID, normalise="patch", error="l2")
+    loss, _ = pixel_loss(prediction, view, GRID, normalise="patch", error="l2")
     loss.backward()
     assert loss == 0
     assert (prediction.grad == 0).all()
@@ -108,7 +108,7 @@ def test_a_complex_warp_compares_spectra() -> None:
     weight = torch.zeros(1, 8, 12, dtype=torch.float64)
     weight[:, 0, 1:3] = 1
     view = complete(View(IMAGES, terms=(Term(weight=weight, warp=fourier, warp_target=True),)), IMAGES, GRID)
-    loss, _ = recovery_loss(PREDICTION, view, GRID, normalise="none", error="l2")
+    loss, _ = pixel_loss(PREDICTION, view, GRID, normalise="none", error="l2")
     difference = torch.fft.fft2(PREDICTION - IMAGES, norm="ortho")
     assert float(loss) == pytest.approx(float(difference[:, :, 0, 1:3].abs().square().mean()))
 
@@ -120,7 +120,7 @@ def test_a_weight_of_unclear_meaning_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_normalised_patches_have_unit_moments() -> None:
-    out = normalised(3 + 5 * IMAGES, 4, "patch-channel")
+    out = normalise_patches(3 + 5 * IMAGES, 4, "patch-channel")
     for image in out:
         for patch in patches(image):
             assert patch.mean((1, 2)).abs().max() < 1e-6
@@ -131,6 +131,6 @@ def test_gradient_by_finite_differences() -> None:
     view = complete(View(IMAGES, HIDDEN), IMAGES, GRID)
 
     def loss(prediction: Tensor) -> Tensor:
-        return recovery_loss(prediction, view, GRID, normalise="none", error="l2")[0]
+        return pixel_loss(prediction, view, GRID, normalise="none", error="l2")[0]
 
     assert torch.autograd.gradcheck(loss, PREDICTION.clone().requires_grad_())

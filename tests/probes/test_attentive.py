@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.data.splits import Splits
 from maskbench.probe import accuracy
-from maskbench.probes.attentive import Attentive, Head, Heads, predictions
+from maskbench.probes.attentive import Attentive, AttentiveHead, AttentiveHeads, predict
 from maskbench.training.crops import labelled_batches
-from tests.helpers import subjects
+from tests.helpers import tiny_subject
+from tests.helpers.tiny_subject import shuffle_labels
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 30}
 
@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 30}
 def test_the_head_token_by_token() -> None:
     """Every token projected, every head by itself, in float64."""
     torch.manual_seed(0)
-    head, tokens = Head(12, 3, 5).double().requires_grad_(False), torch.randn(4, 7, 12, dtype=torch.float64)
+    head, tokens = AttentiveHead(12, 3, 5).double().requires_grad_(False), torch.randn(4, 7, 12, dtype=torch.float64)
     head.query.data.mul_(100)  # attention that is far from even
     wanted = torch.zeros(4, 5, dtype=torch.float64)
     for image in range(4):
@@ -36,7 +36,7 @@ def test_the_head_token_by_token() -> None:
 
 def test_tokens_are_standardised() -> None:
     """By the moments of the batch in training, by the mean of those moments over all batches in evaluation."""
-    heads = Heads(Head(4, 2, 3), 2)
+    heads = AttentiveHeads(AttentiveHead(4, 2, 3), 2)
     seen: list[Tensor] = []
     heads.heads[0].register_forward_hook(lambda module, given, output: seen.append(given[0]))
     scale, shift = torch.tensor([1.0, 10.0, 0.1, 3.0]), torch.tensor([0.0, 5.0, -3.0, 100.0])
@@ -53,10 +53,10 @@ def test_tokens_are_standardised() -> None:
 
 
 def test_side_by_side_as_alone() -> None:
-    subject, index = subjects.subject(), torch.arange(300)
-    together = Attentive(**QUICK).trained(subject, index, [1e-3, 1e-2])
+    subject, index = tiny_subject.subject(), torch.arange(300)
+    together = Attentive(**QUICK).train_heads(subject, index, [1e-3, 1e-2])
     for number, rate in enumerate((1e-3, 1e-2)):
-        alone = Attentive(**QUICK).trained(subject, index, [rate])
+        alone = Attentive(**QUICK).train_heads(subject, index, [rate])
         for one, other in zip(alone.heads[0].parameters(), together.heads[number].parameters(), strict=True):
             assert torch.equal(one, other)
     first, second = (head.query for head in together.heads)
@@ -74,7 +74,7 @@ def test_the_schedule_of_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     probe = Attentive(epochs=3, warmup_epochs=1, batch_size=100, weight_decay=0.125)
-    probe.trained(subjects.subject(), torch.arange(299), [1.0, 4.0])
+    probe.train_heads(tiny_subject.subject(), torch.arange(299), [1.0, 4.0])
     # Two whole batches an epoch: two steps up, then a half cosine whose last of four steps is 0.
     wanted = [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
     assert [rates[0] for rates in seen] == pytest.approx(wanted)
@@ -82,11 +82,11 @@ def test_the_schedule_of_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_encoder_and_the_random_state_are_left_alone() -> None:
-    encoder = subjects.encoder().train()
+    encoder = tiny_subject.encoder().train()
     encoder.vit.blocks[0].requires_grad_(False)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     asked, state = [parameter.requires_grad for parameter in encoder.parameters()], torch.get_rng_state()
-    Attentive(**QUICK)(subjects.subject(encoder=encoder))
+    Attentive(**QUICK)(tiny_subject.subject(encoder=encoder))
     assert torch.equal(torch.get_rng_state(), state)
     assert encoder.training and all(module.training for module in encoder.modules())
     assert all(parameter.grad is None for parameter in encoder.parameters()), "frozen: no gradient reached it"
@@ -95,18 +95,18 @@ def test_the_encoder_and_the_random_state_are_left_alone() -> None:
 
 
 def test_the_rate_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, calls = subjects.subject(), []
-    trained = Attentive.trained
+    subject, calls = tiny_subject.subject(), []
+    trained = Attentive.train_heads
 
-    def watched(self: Attentive, subject: Any, index: Tensor, rates: list[float]) -> Heads:
+    def watched(self: Attentive, subject: Any, index: Tensor, rates: list[float]) -> AttentiveHeads:
         calls.append((index.tolist(), list(rates)))
         return trained(self, subject, index, rates)
 
-    monkeypatch.setattr(Attentive, "trained", watched)
+    monkeypatch.setattr(Attentive, "train_heads", watched)
     probe = Attentive(rates=(1e-2, 1e-6, 1e-3), **QUICK)
     heads = trained(probe, subject, subject.splits.fit, [1e-6, 1e-3, 1e-2])
-    held_out = subject.held_out
-    scores = [accuracy(predicted, held_out.labels) for predicted in predictions(subject, heads, held_out)]
+    held_out = subject.validation_split
+    scores = [accuracy(predicted, held_out.labels) for predicted in predict(subject, heads, held_out)]
     best = [1e-6, 1e-3, 1e-2][scores.index(max(scores))]
     assert min(scores) < max(scores), "the choice matters"
     assert probe(subject).chosen == {"attentive/rate/patches": best}
@@ -118,24 +118,19 @@ def test_the_rate_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_can_be_seen_is_learnt_and_shuffled_labels_give_chance() -> None:
     probe = Attentive(rates=(3e-3,), **QUICK)
-    result = probe(subjects.subject())
+    result = probe(tiny_subject.subject())
     assert result.metrics["attentive/top1/patches"] > 0.95
     assert result.predictions["attentive/patches"].shape == (150,)
     # At worst all images of a colour get one answer, so one shuffle gives k / 3 with k of 3 even draws of odds 1/3:
     # a sd of sqrt(2 / 27) = 0.27; the mean of 9 one of 0.09.
-    scores = [probe(subjects.subject(splits=shuffled(seed))).metrics["attentive/top1/patches"] for seed in range(9)]
+    scores = [
+        probe(tiny_subject.subject(splits=shuffle_labels(seed))).metrics["attentive/top1/patches"] for seed in range(9)
+    ]
     assert abs(sum(scores) / 9 - 1 / 3) < 3 * 0.09
 
 
-def shuffled(seed: int) -> Splits:
-    """The data with the labels of train, validation included, in another order."""
-    splits = subjects.splits()
-    order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))
-    return dataclasses.replace(splits, train=dataclasses.replace(splits.train, labels=splits.train.labels[order]))
-
-
 def test_crops_depend_on_seed_epoch_and_sample_alone() -> None:
-    splits = subjects.splits()
+    splits = tiny_subject.splits()
     named = dataclasses.replace(splits, train=dataclasses.replace(splits.train, labels=torch.arange(300)))
     index = torch.arange(0, 300, 3)
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from maskbench.core.grid import Grid
-from maskbench.data.splits import Images, Splits, assemble, stratified_order
+from maskbench.data.splits import Images, Splits, build_splits, stratified_order
 from maskbench.errors import UsageError
-from maskbench.models.encoder import Encoded
+from maskbench.models.tokens import EncodedTokens
 from maskbench.probe import Subject
-from maskbench.probes.dense import Dense, answers, class_shares, mean_iou, tokens_and_truth
-from maskbench.probes.linear import Softmax
-from tests.helpers import subjects
-from tests.helpers.subjects import CLASSES, SYSTEM
+from maskbench.probes.dense import Dense, class_shares, iterate_tokens_and_classes, mean_iou, predict_pixels
+from maskbench.probes.linear import LinearClassifier
+from tests.helpers import tiny_subject
+from tests.helpers.tiny_subject import CLASSES, SYSTEM
 
 GRID = Grid(4, 4, 4)
 
@@ -27,9 +27,9 @@ class Colours(nn.Module):
         super().__init__()
         self.grid, self.mask_token = grid, nn.Parameter(torch.zeros(1, 1, 3))
 
-    def forward(self, images: Tensor) -> Encoded:
+    def forward(self, images: Tensor) -> EncodedTokens:
         patches = nn.functional.avg_pool2d(images, self.grid.patch).flatten(2).transpose(1, 2)
-        return Encoded(patches[:, :0], patches)
+        return EncodedTokens(patches[:, :0], patches)
 
 
 def of_colours(patch: int, splits: Splits) -> Subject:
@@ -83,9 +83,9 @@ def test_shares_of_classes_are_counted() -> None:
 
 def test_answers_are_the_largest_of_logits_between_the_patches() -> None:
     generator = torch.Generator().manual_seed(0)
-    classifier = Softmax(*(torch.randn(*shape, generator=generator) for shape in ((7,), (7, 4), (4,))))
+    classifier = LinearClassifier(*(torch.randn(*shape, generator=generator) for shape in ((7,), (7, 4), (4,))))
     tokens = torch.randn(2, 6, 7, generator=generator)
-    found = answers(classifier, tokens, Grid(2, 3, 5))
+    found = predict_pixels(classifier, tokens, Grid(2, 3, 5))
     for i in range(2):
         logits = ((tokens[i] - classifier.mean) @ classifier.weight + classifier.bias).view(2, 3, 4)
         assert torch.equal(found[i], enlarged(logits, 5).argmax(2))
@@ -109,9 +109,9 @@ def test_masks_get_the_crop_of_the_images() -> None:
     objects = torch.rand(12, 5, 7, generator=generator).repeat_interleave(5, 1).repeat_interleave(5, 2) < 0.5
     pixels = objects[:, None].repeat(1, 3, 1, 1).byte() * 255
     images = Images(pixels, torch.arange(12) % 3, torch.linspace(0.5, 2, 12), objects)
-    splits = assemble("masks", images, images, classes=("a", "b", "c"), fingerprint="x")
+    splits = build_splits("masks", images, images, classes=("a", "b", "c"), fingerprint="x")
     for patch in (1, 2):
-        ((tokens, truth),) = tokens_and_truth(of_colours(patch, splits), images)
+        ((tokens, truth),) = iterate_tokens_and_classes(of_colours(patch, splits), images)
         shown = tokens.mean(2) * splits.std.mean() + splits.mean.mean()  # all channels have the same moments
         if patch == 1:
             clear = (shown.view(12, 16, 16) - 0.5).abs() > 1e-4  # a half may be rounded either way
@@ -124,10 +124,10 @@ def test_masks_get_the_crop_of_the_images() -> None:
 
 
 def test_tokens_that_hold_the_class_give_everything() -> None:
-    result = Dense(images=60, decays=(1e-5,))(of_colours(1, subjects.splits(120, 60)))
+    result = Dense(images=60, decays=(1e-5,))(of_colours(1, tiny_subject.splits(120, 60)))
     assert result.metrics == {"dense/miou/patches": 1.0, "dense/pixel-accuracy/patches": 1.0}
     assert result.chosen == {"dense/decay/patches": 1e-5} and not result.predictions
-    tied = Dense(images=60, decays=(1e-7, 1e-5, 1e-6))(of_colours(1, subjects.splits(120, 60)))
+    tied = Dense(images=60, decays=(1e-7, 1e-5, 1e-6))(of_colours(1, tiny_subject.splits(120, 60)))
     assert tied.chosen == {"dense/decay/patches": 1e-5}, "of equally good decays the largest"
 
 
@@ -143,7 +143,7 @@ def test_labels_that_say_nothing_of_the_test_images(seed: int) -> None:
     sqrt(1/3 * 2/3 / 600) = 0.019 for 600 images, and the sum's derivative by it there is 2.2; divided by 4 and 4 times:
     0.042.
     """
-    splits = subjects.splits(120, 600)
+    splits = tiny_subject.splits(120, 600)
     labels = splits.test.labels[torch.randperm(600, generator=torch.Generator().manual_seed(seed))]
     shuffled = dataclasses.replace(splits, test=dataclasses.replace(splits.test, labels=labels))
     probe = Dense(images=60, decays=(1e-5,))
@@ -152,7 +152,7 @@ def test_labels_that_say_nothing_of_the_test_images(seed: int) -> None:
 
 
 def test_the_whole_probe_written_out() -> None:
-    given = subjects.subject(encoder=subjects.encoder().eval(), splits=subjects.splits(100, 40))
+    given = tiny_subject.subject(encoder=tiny_subject.encoder().eval(), splits=tiny_subject.splits(100, 40))
     decays = (1.0, 1e-2, 1e-4)
     result = Dense(images=50, decays=decays)(given)
     splits, vit = given.splits, given.encoder.vit
@@ -162,14 +162,14 @@ def test_the_whole_probe_written_out() -> None:
         with torch.no_grad():
             return vit.forward_features(normalised)[:, 1:]
 
-    def fitted(order: Tensor, decay: float) -> Softmax:
+    def fitted(order: Tensor, decay: float) -> LinearClassifier:
         images = splits.train.take(order[:50])
         shares = torch.zeros(50, 16, CLASSES + 1)
         for i, row, col in torch.cartesian_prod(*map(torch.arange, (50, 16, 16))).tolist():
             shares[i, 4 * (row // 4) + col // 4, of_train[order[i], row, col]] += 1 / 16
-        return Softmax.fit(tokens(images).flatten(0, 1), shares.flatten(0, 1), CLASSES + 1, [decay])[0]
+        return LinearClassifier.fit(tokens(images).flatten(0, 1), shares.flatten(0, 1), CLASSES + 1, [decay])[0]
 
-    def scored(images: Images, classifier: Softmax) -> tuple[float, float]:
+    def scored(images: Images, classifier: LinearClassifier) -> tuple[float, float]:
         logits = classifier.logits(tokens(images)).view(-1, 4, 4, CLASSES + 1)
         found, truth = torch.stack([enlarged(one, 4).argmax(2) for one in logits]), truth_of(images)
         return intersection_over_union(truth, found, CLASSES + 1), float((found == truth).double().mean())
@@ -190,14 +190,14 @@ def test_the_whole_probe_written_out() -> None:
 
 def test_the_choice_is_made_on_images_that_were_not_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
     learned = []
-    fitted = Dense.fitted
+    fitted = Dense.fit_classifiers
 
-    def watch(self: Dense, subject: Subject, order: Tensor, decays: list[float]) -> list[Softmax]:
+    def watch(self: Dense, subject: Subject, order: Tensor, decays: list[float]) -> list[LinearClassifier]:
         learned.append((order[: self.images].tolist(), decays))
         return fitted(self, subject, order, decays)
 
-    monkeypatch.setattr(Dense, "fitted", watch)
-    given = subjects.subject(splits=subjects.splits(100, 40))
+    monkeypatch.setattr(Dense, "fit_classifiers", watch)
+    given = tiny_subject.subject(splits=tiny_subject.splits(100, 40))
     Dense(images=50, decays=(1e-4, 1e-2))(given)
     (fit, tried), (train, chosen) = learned
     assert len(fit) == 50 and set(fit) <= set(given.splits.fit.tolist()) and tried == [1e-2, 1e-4]
@@ -205,18 +205,18 @@ def test_the_choice_is_made_on_images_that_were_not_learned_from(monkeypatch: py
 
 
 def test_test_masks_change_no_choice() -> None:
-    splits = subjects.splits(100, 40)
+    splits = tiny_subject.splits(100, 40)
     assert splits.test.objects is not None
     other = dataclasses.replace(splits.test, objects=~splits.test.objects)
     one, two = (
-        Dense(images=50)(subjects.subject(splits=dataclasses.replace(splits, test=test)))
+        Dense(images=50)(tiny_subject.subject(splits=dataclasses.replace(splits, test=test)))
         for test in (splits.test, other)
     )
     assert one.chosen == two.chosen and one.metrics != two.metrics
 
 
 def test_only_the_first_images_of_each_part_are_learned_from() -> None:
-    splits = subjects.splits(100, 40)
+    splits = tiny_subject.splits(100, 40)
     assert isinstance(splits.validation, Tensor) and splits.train.objects is not None
     order = stratified_order(splits.train.labels)
     fit = order[torch.isin(order, splits.fit)]
@@ -225,7 +225,7 @@ def test_only_the_first_images_of_each_part_are_learned_from() -> None:
     assert 40 < rest.sum() < 70
     objects = torch.where(rest[:, None, None], ~splits.train.objects, splits.train.objects)
     changed = dataclasses.replace(splits, train=dataclasses.replace(splits.train, objects=objects))
-    one, two = (Dense(images=30)(subjects.subject(splits=given)) for given in (splits, changed))
+    one, two = (Dense(images=30)(tiny_subject.subject(splits=given)) for given in (splits, changed))
     assert one == two
 
     def weight(number: int) -> Tensor:
@@ -233,33 +233,34 @@ def test_only_the_first_images_of_each_part_are_learned_from() -> None:
         objects = splits.train.objects.clone()
         objects[order[number]] = ~objects[order[number]]
         train = dataclasses.replace(splits.train, objects=objects)
-        given = subjects.subject(splits=dataclasses.replace(splits, train=train))
-        return Dense(images=30).fitted(given, order, [1e-3])[0].weight
+        given = tiny_subject.subject(splits=dataclasses.replace(splits, train=train))
+        return Dense(images=30).fit_classifiers(given, order, [1e-3])[0].weight
 
     assert torch.equal(weight(30), weight(99))
     assert not torch.equal(weight(0), weight(30)) and not torch.equal(weight(29), weight(30))
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Dense(images=50)(subjects.subject())
+    whole = Dense(images=50)(tiny_subject.subject())
     monkeypatch.setattr("maskbench.probes.dense.CHUNK", 13)
-    assert Dense(images=50)(subjects.subject()).metrics == pytest.approx(whole.metrics, abs=1e-3)
+    assert Dense(images=50)(tiny_subject.subject()).metrics == pytest.approx(whole.metrics, abs=1e-3)
 
 
 @pytest.mark.parametrize("part", ["train", "test", "validation"])
 def test_data_without_masks_are_refused(part: str) -> None:
-    splits = dataclasses.replace(subjects.splits(60, 30), validation=subjects.pictures(20, 3))
-    encoder = subjects.encoder()
-    assert Dense().refuses(encoder, splits) is None and Dense().refuses(encoder, subjects.splits(60, 30)) is None
+    splits = dataclasses.replace(tiny_subject.splits(60, 30), validation=tiny_subject.pictures(20, 3))
+    encoder = tiny_subject.encoder()
+    for complete in (splits, tiny_subject.splits(60, 30)):
+        assert Dense().incompatibility_reason(encoder, complete) is None
     without = dataclasses.replace(splits, **{part: dataclasses.replace(getattr(splits, part), objects=None)})
     refusal = "dense needs object masks, which squares has not; leave it out of --probes"
-    assert Dense().refuses(encoder, without) == refusal
+    assert Dense().incompatibility_reason(encoder, without) == refusal
 
 
 def test_a_validation_split_of_its_own_is_read() -> None:
-    splits = subjects.splits(60, 30)
-    own = dataclasses.replace(splits, validation=subjects.pictures(20, 3), fit=torch.arange(60))
-    assert set(Dense(images=40)(subjects.subject(splits=own)).metrics) == {
+    splits = tiny_subject.splits(60, 30)
+    own = dataclasses.replace(splits, validation=tiny_subject.pictures(20, 3), fit=torch.arange(60))
+    assert set(Dense(images=40)(tiny_subject.subject(splits=own)).metrics) == {
         "dense/miou/patches",
         "dense/pixel-accuracy/patches",
     }

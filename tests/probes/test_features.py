@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maskbench.probes.features import FeatureStatistics, alignment, uniformity
-from tests.helpers import subjects
+from tests.helpers import tiny_subject
 
 
 def cosine(one: torch.Tensor, two: torch.Tensor) -> float:
@@ -35,20 +35,20 @@ def test_alignment_by_hand() -> None:
 
 
 def test_no_label_is_read() -> None:
-    splits = subjects.splits()
+    splits = tiny_subject.splits()
     blind = dataclasses.replace(splits, test=dataclasses.replace(splits.test, labels=splits.test.labels * 0))
     probe = FeatureStatistics(images=60)
-    assert probe(subjects.subject()).metrics == probe(subjects.subject(splits=blind)).metrics
+    assert probe(tiny_subject.subject()).metrics == probe(tiny_subject.subject(splits=blind)).metrics
 
 
 def test_crops_differ_between_the_two_and_stay_the_same_for_all() -> None:
-    probe, given = FeatureStatistics(), subjects.subject()
-    one, two = (probe.crops(given, given.splits.test, number) for number in range(2))
+    probe, given = FeatureStatistics(), tiny_subject.subject()
+    one, two = (probe.random_crops(given, given.splits.test, number) for number in range(2))
     assert one.pixels.shape == (150, 3, 16, 16) and one.pixels.dtype == torch.uint8
     assert (one.pixels != two.pixels).any()
-    again = probe.crops(subjects.subject(encoder=subjects.encoder(5)), given.splits.test, 0)
+    again = probe.random_crops(tiny_subject.subject(encoder=tiny_subject.encoder(5)), given.splits.test, 0)
     assert torch.equal(one.pixels, again.pixels)
-    whole = FeatureStatistics(scale=(1.0, 1.0)).crops(given, given.splits.test, 0)
+    whole = FeatureStatistics(scale=(1.0, 1.0)).random_crops(given, given.splits.test, 0)
     same = (whole.pixels == given.splits.test.pixels).flatten(1).all(1)
     mirrored = (whole.pixels == given.splits.test.pixels.flip(3)).flatten(1).all(1)
     assert (same | mirrored).float().mean() > 0.2, "where the square box is drawn, the image is cut nowhere"
@@ -56,12 +56,12 @@ def test_crops_differ_between_the_two_and_stay_the_same_for_all() -> None:
 
 def test_attention_against_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop: patches from the most looked at down, until they hold 60 %; the object's are those half covered."""
-    given = subjects.subject()
+    given = tiny_subject.subject()
     probe, test = FeatureStatistics(images=40), given.splits.test
     weights = torch.rand(40, 16, generator=torch.Generator().manual_seed(0))
     rows = iter(weights.split(10))
     monkeypatch.setattr(type(given.encoder), "cls_attention", lambda self, images: next(rows))
-    monkeypatch.setattr("maskbench.probe.TOKENS", {False: 10 * 16, True: 10 * 16})
+    monkeypatch.setattr("maskbench.probe.CPU_BATCH_TOKENS", 10 * 16)
     assert test.objects is not None
     found = []
     for attention, mask in zip(weights, test.objects[:40].float(), strict=True):
@@ -78,17 +78,17 @@ def test_attention_against_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_images_are_drawn_from_all_of_test() -> None:
     """Test sets come class by class: of 150 images in order, 50 are drawn of every class. Hypergeometric, sd 2.7."""
-    probe, splits = FeatureStatistics(images=50), subjects.splits()
+    probe, splits = FeatureStatistics(images=50), tiny_subject.splits()
     order = splits.test.labels.argsort(stable=True)
-    given = subjects.subject(splits=dataclasses.replace(splits, test=splits.test.take(order)))
+    given = tiny_subject.subject(splits=dataclasses.replace(splits, test=splits.test.take(order)))
     seen: list[torch.Tensor] = []
-    probe_crops = FeatureStatistics.crops
+    probe_crops = FeatureStatistics.random_crops
 
     def watched(self: FeatureStatistics, subject: object, images: object, number: int) -> object:
         seen.append(images.labels)  # type: ignore[attr-defined]
         return probe_crops(self, subject, images, number)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureStatistics, "crops", watched)
+        patch.setattr(FeatureStatistics, "random_crops", watched)
         probe(given)
     assert (torch.bincount(seen[0], minlength=3) >= 5).all() and len(seen[0]) == 50

@@ -11,14 +11,14 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from maskbench.core.rng import seed_for
-from maskbench.data.mixup import mixed
+from maskbench.core.rng import derive_seed
+from maskbench.data.mixup import mix_batch
 from maskbench.probe import Subject
 from maskbench.probes import finetune
-from maskbench.probes.finetune import Classifier, Finetune, layer_groups
+from maskbench.probes.finetune import Finetune, FinetuneModel, layer_groups
 from maskbench.training.crops import labelled_batches
-from tests.helpers import subjects
-from tests.probes.test_attentive import shuffled
+from tests.helpers import tiny_subject
+from tests.helpers.tiny_subject import shuffle_labels
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 30, "blr": 1e-2}
 
@@ -26,8 +26,8 @@ QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 30, "blr": 1e-2}
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_the_rate_of_each_parameter(pre_norm: bool) -> None:
     """Powers of the decay by hand, for a ViT with the parts that timm may give it."""
-    encoder = subjects.encoder(depth=3, reg_tokens=2, init_values=0.1, pre_norm=pre_norm)
-    model = Classifier(encoder, 3, 0.1)
+    encoder = tiny_subject.encoder(depth=3, reg_tokens=2, init_values=0.1, pre_norm=pre_norm)
+    model = FinetuneModel(encoder, 3, 0.1)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = {
         names[parameter]: (group["scale"], group["weight_decay"])
@@ -53,13 +53,13 @@ def test_the_rate_of_each_parameter(pre_norm: bool) -> None:
 def test_training_written_out() -> None:
     """AdamW, schedule, layer decay, weight decay, mixing and label smoothing, by hand, parameter by parameter."""
     given = {"epochs": 3, "warmup_epochs": 1, "batch_size": 60, "blr": 2e-2, "weight_decay": 0.5, "drop_path": 0.0}
-    probe, subject = Finetune(**given), subjects.subject(encoder=subjects.encoder(drop_path_rate=0.0), seed=7)
+    probe, subject = Finetune(**given), tiny_subject.subject(encoder=tiny_subject.encoder(drop_path_rate=0.0), seed=7)
     index = torch.arange(130)
-    theirs = probe.trained(subject, index, 0.6)
+    theirs = probe.train_model(subject, index, 0.6)
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(7, "finetune"))
-        ours = Classifier(subject.encoder, 3, 0.0).train()
+        torch.manual_seed(derive_seed(7, "finetune"))
+        ours = FinetuneModel(subject.encoder, 3, 0.0).train()
     first: dict[str, Tensor] = {}
     second: dict[str, Tensor] = {}
     batches = labelled_batches(
@@ -67,8 +67,8 @@ def test_training_written_out() -> None:
     )
     shares = [1 / 2, 1.0, *(0.5 + 0.5 * math.cos(math.pi * done / 3) for done in range(4))]
     for step, (images, labels) in enumerate(batches):
-        generator = np.random.default_rng(seed_for(7, "finetune", "mixing", step))
-        images, targets = mixed(images, torch.eye(3)[labels], generator, mixup=0.8, cutmix=1.0)
+        generator = np.random.default_rng(derive_seed(7, "finetune", "mixing", step))
+        images, targets = mix_batch(images, torch.eye(3)[labels], generator, mixup=0.8, cutmix=1.0)
         loss = -((0.9 * targets + 0.1 / 3) * ours(images).log_softmax(1)).sum() / 60
         ours.zero_grad()
         loss.backward()
@@ -95,9 +95,9 @@ def test_training_written_out() -> None:
 
 def test_the_classifier_by_hand() -> None:
     """The mean patch of the last block, through the new norm; neither the class token nor the encoder's own norm."""
-    encoder, images = subjects.encoder().eval(), torch.randn(2, 3, 16, 16)
+    encoder, images = tiny_subject.encoder().eval(), torch.randn(2, 3, 16, 16)
     nn.init.constant_(encoder.vit.norm.weight, 5.0)
-    model = Classifier(encoder, 3, 0.1).eval()
+    model = FinetuneModel(encoder, 3, 0.1).eval()
     nn.init.normal_(model.classify.weight)
     outputs: list[Tensor] = []
     encoder.vit.blocks[-1].register_forward_hook(lambda module, given, output: outputs.append(output))
@@ -109,9 +109,9 @@ def test_the_classifier_by_hand() -> None:
 
 def test_drop_path_grows_with_depth() -> None:
     for given in ({"drop_path_rate": 0.5}, {"drop_path_rate": 0.0}):
-        encoder = subjects.encoder(depth=3, **given)
+        encoder = tiny_subject.encoder(depth=3, **given)
         kept = [type(block.drop_path1) for block in encoder.vit.blocks]
-        blocks = Classifier(encoder, 3, 0.2).encoder.vit.blocks
+        blocks = FinetuneModel(encoder, 3, 0.2).encoder.vit.blocks
         assert [block.drop_path1.drop_prob for block in blocks] == pytest.approx([0.0, 0.1, 0.2])
         assert [block.drop_path2.drop_prob for block in blocks] == pytest.approx([0.0, 0.1, 0.2])
         assert [type(block.drop_path1) for block in encoder.vit.blocks] == kept, "the encoder's own stay"
@@ -119,24 +119,24 @@ def test_drop_path_grows_with_depth() -> None:
 
 
 def test_the_encoder_and_the_random_state_are_left_alone() -> None:
-    encoder = subjects.encoder().train()
+    encoder = tiny_subject.encoder().train()
     encoder.vit.patch_embed.requires_grad_(False)
     before, parts = copy.deepcopy(encoder.state_dict()), list(map(id, encoder.modules()))
     asked, state = [parameter.requires_grad for parameter in encoder.parameters()], torch.get_rng_state()
-    subject = subjects.subject(encoder=encoder)
+    subject = tiny_subject.subject(encoder=encoder)
     Finetune(**QUICK)(subject)
     assert torch.equal(torch.get_rng_state(), state)
     assert encoder.training and list(map(id, encoder.modules())) == parts
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert [parameter.requires_grad for parameter in encoder.parameters()] == asked
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    model = Finetune(**QUICK).trained(subject, torch.arange(60), 1.0)
+    model = Finetune(**QUICK).train_model(subject, torch.arange(60), 1.0)
     for key, value in model.encoder.state_dict().items():
         assert torch.equal(value, before[key]) == (key == "mask_token"), f"all of the copy is trained: {key}"
 
 
 def test_the_layer_decay_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, calls, right = subjects.subject(), [], {1.0}
+    subject, calls, right = tiny_subject.subject(), [], {1.0}
 
     def trained(self: Finetune, subject: Subject, index: Tensor, layer_decay: float) -> float:
         calls.append((index.tolist(), layer_decay))
@@ -145,8 +145,8 @@ def test_the_layer_decay_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch
     def predictions(subject: Subject, model: float, images: Any) -> Tensor:
         return images.labels if model in right else (images.labels + 1) % 3
 
-    monkeypatch.setattr(Finetune, "trained", trained)
-    monkeypatch.setattr(finetune, "predictions", predictions)
+    monkeypatch.setattr(Finetune, "train_model", trained)
+    monkeypatch.setattr(finetune, "predict", predictions)
     fit, everything = subject.splits.fit.tolist(), list(range(300))
     result = Finetune()(subject)
     assert result.chosen == {"finetune/layer_decay/mean": 1.0} and result.metrics == {"finetune/top1/mean": 1.0}
@@ -160,20 +160,22 @@ def test_the_layer_decay_is_chosen_on_validation(monkeypatch: pytest.MonkeyPatch
 
 def test_what_can_be_seen_is_learnt_and_shuffled_labels_give_chance() -> None:
     probe = Finetune(layer_decays=(1.0,), **QUICK)
-    result = probe(subjects.subject())
+    result = probe(tiny_subject.subject())
     assert result.metrics["finetune/top1/mean"] > 0.95
     assert result.predictions["finetune/mean"].shape == (150,)
     # As for the attentive probe: a sd of at most 0.27 for a shuffle, of 0.09 for the mean of 9.
-    scores = [probe(subjects.subject(splits=shuffled(seed))).metrics["finetune/top1/mean"] for seed in range(9)]
+    scores = [
+        probe(tiny_subject.subject(splits=shuffle_labels(seed))).metrics["finetune/top1/mean"] for seed in range(9)
+    ]
     assert abs(sum(scores) / 9 - 1 / 3) < 3 * 0.09
 
 
 def test_seeds_and_a_validation_split_of_its_own() -> None:
-    splits = subjects.splits()
+    splits = tiny_subject.splits()
     own = dataclasses.replace(splits, validation=splits.train.take(splits.validation))  # type: ignore[arg-type]
     probe, index = Finetune(**QUICK), torch.arange(60)
     one, same, other = (
-        probe.trained(subjects.subject(splits=own, seed=seed), index, 1.0).classify.weight for seed in (0, 0, 1)
+        probe.train_model(tiny_subject.subject(splits=own, seed=seed), index, 1.0).classify.weight for seed in (0, 0, 1)
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
-    assert probe(subjects.subject(splits=own)).metrics == probe(subjects.subject()).metrics
+    assert probe(tiny_subject.subject(splits=own)).metrics == probe(tiny_subject.subject()).metrics

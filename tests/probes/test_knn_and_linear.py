@@ -14,26 +14,10 @@ from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder
 from maskbench.probe import REGISTRY, FeatureProbe, Features, ProbeResult, extract
 from maskbench.probes.knn import Knn
-from maskbench.probes.linear import Linear, Softmax
-from tests.helpers import subjects
-from tests.helpers.subjects import SYSTEM
-
-
-def clouds(count: int, dim: int = 24, classes: int = 6, distance: float = 1.2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Overlapping Gaussian classes with correlated dimensions of very different scales."""
-    fixed = torch.Generator().manual_seed(99)
-    centres = distance * torch.randn(classes, dim, generator=fixed)
-    mixing = torch.randn(dim, dim, generator=fixed) * torch.logspace(-2, 1, dim)
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, (count,), generator=generator)
-    return (centres[labels] + torch.randn(count, dim, generator=generator)) @ mixing, labels
-
-
-def features(train: int = 2000, **given: float) -> Features:
-    x, y = clouds(train, seed=1, **given)  # type: ignore[arg-type]
-    test, test_labels = clouds(3000, seed=2, **given)  # type: ignore[arg-type]
-    held = train // 10
-    return Features(x, y, x[held:], y[held:], x[:held], y[:held], test, test_labels, classes=6)
+from maskbench.probes.linear import Linear, LinearClassifier
+from tests.helpers import tiny_subject
+from tests.helpers.synthetic_features import features
+from tests.helpers.tiny_subject import SYSTEM
 
 
 @pytest.mark.parametrize("decays", [(), (0.0,), (1e-2, -1.0)], ids=str)
@@ -61,8 +45,8 @@ def test_knn_by_hand_and_in_any_chunk() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2])
     asked = torch.tensor([[2.0, 0.1], [0.2, 3.0], [-5.0, -0.1]])
     for chunk in (1, 2, 3):
-        assert Knn(k=2).predictions(known, labels, asked, 3, chunk=chunk)[2].tolist() == [0, 1, 2]
-    assert Knn(k=50).predictions(known, labels, asked, 3)[50].tolist() == [0, 1, 2]
+        assert Knn(k=2).predict(known, labels, asked, 3, chunk=chunk)[2].tolist() == [0, 1, 2]
+    assert Knn(k=50).predict(known, labels, asked, 3)[50].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("decay", [1e-1, 1e-3, 1e-5])
@@ -72,7 +56,7 @@ def test_linear_agrees_with_scikit_learn(decay: float) -> None:
     # scikit-learn minimises C * sum of losses + |W|^2 / 2, so C = 1 / (decay * n).
     theirs = LogisticRegression(C=1 / (decay * len(given.train)), max_iter=20_000, tol=1e-8)
     theirs.fit((given.train - mean) / std, given.train_labels)
-    ours = Softmax.fit(given.train, given.train_labels, 6, [1e-1, decay])[-1]
+    ours = LinearClassifier.fit(given.train, given.train_labels, 6, [1e-1, decay])[-1]
     score = theirs.score((given.test - mean) / std, given.test_labels)
     assert float((ours.predict(given.test) == given.test_labels).float().mean()) == pytest.approx(score, abs=0.002)
 
@@ -129,12 +113,12 @@ class TestEveryProbe:
     """What each must and must not see, and must leave alone."""
 
     def asked(self, name: str, **given: Any) -> ProbeResult:
-        return REGISTRY.create(name, **QUICK.get(name, {}))(subjects.subject(**given))
+        return REGISTRY.create(name, **QUICK.get(name, {}))(tiny_subject.subject(**given))
 
     def test_test_labels_change_no_choice_and_no_prediction(self, name: str) -> None:
         one = self.asked(name)
-        splits = subjects.splits()
-        other = dataclasses.replace(splits.test, labels=(splits.test.labels + 1) % subjects.CLASSES)
+        splits = tiny_subject.splits()
+        other = dataclasses.replace(splits.test, labels=(splits.test.labels + 1) % tiny_subject.CLASSES)
         two = self.asked(name, splits=dataclasses.replace(splits, test=other))
         assert one.chosen == two.chosen and one.predictions.keys() == two.predictions.keys()
         for key in one.predictions.keys() - {"robust/swapped/cls", "robust/swapped/mean"}:  # labels choose the pairs
@@ -144,11 +128,11 @@ class TestEveryProbe:
     def test_same_numbers_twice_and_in_any_batch(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         one, two = self.asked(name), self.asked(name)
         assert one.metrics == two.metrics and one.chosen == two.chosen
-        monkeypatch.setattr("maskbench.probe.TOKENS", {False: 7 * 16, True: 7 * 16})
+        monkeypatch.setattr("maskbench.probe.CPU_BATCH_TOKENS", 7 * 16)
         assert self.asked(name).metrics == pytest.approx(one.metrics, abs=0.01)
 
     def test_the_encoder_is_left_alone(self, name: str) -> None:
-        encoder = subjects.encoder().train()
+        encoder = tiny_subject.encoder().train()
         before = {key: value.clone() for key, value in encoder.state_dict().items()}
         self.asked(name, encoder=encoder)
         assert encoder.training and all(parameter.requires_grad for parameter in encoder.parameters())
@@ -172,7 +156,7 @@ class TestEveryProbe:
 def test_decay_is_chosen_on_validation() -> None:
     given = features(150, distance=0.6)  # few and noisy: the decay matters
     probe = Linear(decays=(1.0, 1e-1, 1e-2, 1e-6))
-    fitted = Softmax.fit(given.fit, given.fit_labels, 6, sorted(probe.decays, reverse=True))
+    fitted = LinearClassifier.fit(given.fit, given.fit_labels, 6, sorted(probe.decays, reverse=True))
     scores = {
         decay: float((one.predict(given.validation) == given.validation_labels).float().mean())
         for decay, one in zip(sorted(probe.decays, reverse=True), fitted, strict=True)
@@ -183,17 +167,17 @@ def test_decay_is_chosen_on_validation() -> None:
 
 
 def test_features_do_not_depend_on_batch_size_or_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, splits = subjects.encoder().train(), subjects.splits()
+    encoder, splits = tiny_subject.encoder().train(), tiny_subject.splits()
     whole = extract(encoder, splits.train, splits, SYSTEM)
     assert encoder.training, "the mode is given back"
-    monkeypatch.setattr("maskbench.probe.TOKENS", {False: 7 * 16, True: 7 * 16})
+    monkeypatch.setattr("maskbench.probe.CPU_BATCH_TOKENS", 7 * 16)
     parts = extract(encoder.eval(), splits.train, splits, SYSTEM)
     for pooling in ("cls", "mean"):
         torch.testing.assert_close(whole[pooling], parts[pooling], rtol=1e-5, atol=1e-5)
 
 
 def test_splits_serve_their_purpose() -> None:
-    given = subjects.subject().features()["mean"]
+    given = tiny_subject.subject().features()["mean"]
     assert len(given.fit) + len(given.validation) == len(given.train) == 300
     assert len(given.validation) == 30
     assert torch.bincount(given.validation_labels).tolist() == [10, 10, 10]
@@ -202,24 +186,24 @@ def test_splits_serve_their_purpose() -> None:
 
 def test_the_last_blocks_side_by_side() -> None:
     """By hand: hooks see what leaves each block; the last norm, then the class token or the mean patch."""
-    encoder, images = subjects.encoder(depth=5).eval(), torch.randn(2, 3, 16, 16)
+    encoder, images = tiny_subject.encoder(depth=5).eval(), torch.randn(2, 3, 16, 16)
     outputs: list[Tensor] = []
     for block in encoder.vit.blocks:
         block.register_forward_hook(lambda module, given, output: outputs.append(output))
     encoder.vit(images)
     wanted = torch.cat([encoder.vit.norm(tokens)[:, 0] for tokens in outputs[-4:]], 1)
-    found = encoder.pooled(images, blocks=4)
+    found = encoder.pooled_features(images, blocks=4)
     torch.testing.assert_close(found["cls"], wanted)
     assert found["mean"].shape == (2, 4 * 32)
-    torch.testing.assert_close(encoder.pooled(images, blocks=1), encoder.pooled(images))
+    torch.testing.assert_close(encoder.pooled_features(images, blocks=1), encoder.pooled_features(images))
 
 
 def test_linear_reads_the_blocks_it_is_told() -> None:
-    given = subjects.subject(encoder=subjects.encoder(depth=4))
+    given = tiny_subject.subject(encoder=tiny_subject.encoder(depth=4))
     result = Linear(blocks=4)(given)
     assert set(result.metrics) == {"linear-4/top1/cls", "linear-4/top1/mean"}
     assert given.features(4)["cls"].train.shape == (300, 128)
-    refusal = Linear(blocks=5).refuses(given.encoder, given.splits)
+    refusal = Linear(blocks=5).incompatibility_reason(given.encoder, given.splits)
     assert refusal is not None and "the model has 4 blocks" in refusal
 
 
@@ -235,8 +219,8 @@ def test_linear_without_standardising_agrees_with_scikit_learn() -> None:
 
 def test_shares_of_classes_are_as_good_as_labels() -> None:
     given = features(400)
-    hard = Softmax.fit(given.train, given.train_labels, 6, [1e-2])[0]
-    soft = Softmax.fit(given.train, torch.eye(6)[given.train_labels], 6, [1e-2])[0]
+    hard = LinearClassifier.fit(given.train, given.train_labels, 6, [1e-2])[0]
+    soft = LinearClassifier.fit(given.train, torch.eye(6)[given.train_labels], 6, [1e-2])[0]
     # The search ends at gradients of 1e-5; where the curvature is least, that of the decay, it is 1e-3 away.
     std = given.train.std(0, correction=0)[:, None]
     torch.testing.assert_close(hard.weight * std, soft.weight * std, rtol=0, atol=2e-3)

@@ -5,24 +5,24 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from maskbench.probes.lowshot import LowShot, chosen
-from tests.probes.test_knn_and_linear import features
+from maskbench.probes.lowshot import LowShot, draw_shots
+from tests.helpers.synthetic_features import features
 
 
 def test_the_chosen_are_of_their_class_and_nested() -> None:
     labels = torch.tensor([0, 1, 2] * 40 + [2] * 5)
-    few, more = (chosen(labels, torch.tensor([n, n, 2 * n]), draw=3) for n in (2, 7))
+    few, more = (draw_shots(labels, torch.tensor([n, n, 2 * n]), draw=3) for n in (2, 7))
     assert torch.bincount(labels[few]).tolist() == [2, 2, 4] and len(set(few.tolist())) == 8
     assert set(few.tolist()) < set(more.tolist())
-    assert set(chosen(labels, torch.tensor([2, 2, 4]), draw=4).tolist()) != set(few.tolist())
-    assert len(chosen(labels, torch.tensor([1000, 0, 1]), draw=0)) == 41, "no more than there are"
+    assert set(draw_shots(labels, torch.tensor([2, 2, 4]), draw=4).tolist()) != set(few.tolist())
+    assert len(draw_shots(labels, torch.tensor([1000, 0, 1]), draw=0)) == 41, "no more than there are"
 
 
 def test_every_image_is_as_likely() -> None:
     """2,000 draws of 5 of 20: each is in with chance 1/4, a binomial with sd 19.4; 5 sd around 500."""
     labels = torch.zeros(20, dtype=torch.int64)
     counts = torch.stack(
-        [torch.bincount(chosen(labels, torch.tensor([5]), draw), minlength=20) for draw in range(2000)]
+        [torch.bincount(draw_shots(labels, torch.tensor([5]), draw), minlength=20) for draw in range(2000)]
     )
     assert ((counts.sum(0) - 500).abs() < 97).all()
 
@@ -34,7 +34,7 @@ def test_agrees_with_scikit_learn(shots: int) -> None:
     mean, std = given.train.mean(0), given.train.std(0, correction=0)
     scores = []
     for draw in range(3):
-        few = chosen(given.fit_labels, torch.full((6,), shots), draw)
+        few = draw_shots(given.fit_labels, torch.full((6,), shots), draw)
         theirs = LogisticRegression(C=1 / (decay * len(few)), max_iter=20_000, tol=1e-8)
         inputs = (given.fit[few] - mean) / std
         theirs.fit(inputs - inputs.mean(0), given.fit_labels[few])

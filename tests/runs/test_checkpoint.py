@@ -12,16 +12,17 @@ from safetensors.torch import load_file
 from maskbench import data
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints, Damaged, seal, unseal
-from maskbench.runs.execution import Attempt
-from maskbench.runs.lease import claim
-from maskbench.runs.plan import plan
+from maskbench.runs.execution import Execution
+from maskbench.runs.lease import hold_lease
+from maskbench.runs.plan import make_plan
 from maskbench.runs.reporter import Reporter
-from maskbench.runs.run import forget, run, run_all
+from maskbench.runs.run import forget_runs, run, run_all
 from maskbench.runtime.interrupt import Interrupted
 from maskbench.runtime.stopwatch import Stopwatch
-from tests.data.test_loading import write_folders
-from tests.helpers.tiny import tiny
-from tests.runtime.test_interrupt import numbers
+from tests.helpers.image_files import write_folders
+from tests.helpers.reporters import StoppingReporter
+from tests.helpers.run_results import comparable_record
+from tests.helpers.tiny_run import tiny_config
 
 CONTENT = {
     "step": 3,
@@ -80,20 +81,6 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-class Stopper(Reporter):
-    """Stops a run once `step` is made, as a crash would, and keeps what is said."""
-
-    def __init__(self, step: int | None = None) -> None:
-        self.stop_at, self.said = step, list[str]()
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    def step(self, state, loss) -> None:  # type: ignore[no-untyped-def]
-        if state.step == self.stop_at:
-            raise Interrupted("crash", 9)
-
-
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [
@@ -107,18 +94,18 @@ class Stopper(Reporter):
     ids=lambda value: str(value)[:30],
 )
 def test_a_crash_anywhere_changes_no_number(tmp_path: Path, strategy: str, changes: dict[str, str]) -> None:
-    whole = run(tiny(tmp_path / "whole", strategy, **changes))
-    config = tiny(tmp_path / "crashed", strategy, **changes)
+    whole = run(tiny_config(tmp_path / "whole", strategy, **changes))
+    config = tiny_config(tmp_path / "crashed", strategy, **changes)
     for step in (2, 4, 5, 7):  # four steps an epoch: within, at its end, at the next one's start
         with pytest.raises(Interrupted):
-            run(config, reporter=Stopper(step), checkpoint_every=0)
-    reporter = Stopper()
+            run(config, reporter=StoppingReporter(step), checkpoint_every=0)
+    reporter = StoppingReporter()
     resumed = run(config, reporter=reporter, checkpoint_every=0)
     assert any("goes on from step 6" in line for line in reporter.said)
-    assert numbers(resumed) | {"config": None} == numbers(whole) | {"config": None}
+    assert comparable_record(resumed) | {"config": None} == comparable_record(whole) | {"config": None}
     assert resumed.interruptions == 4 and whole.interruptions == 0
     assert resumed.metrics["cost/wall_s"] > 0 and resumed.metrics["cost/checkpoint_s"] > 0
-    folder = plan(config).folder
+    folder = make_plan(config).folder
     assert not list(folder.glob("checkpoint*")) and not list(folder.glob("*.lock"))
     whole_folder = tmp_path / "whole" / "runs" / resumed.run_id
     for name in ("predictions.npz", "masks.png"):
@@ -127,25 +114,26 @@ def test_a_crash_anywhere_changes_no_number(tmp_path: Path, strategy: str, chang
 
 
 def test_a_damaged_checkpoint_falls_back_and_says_so(tmp_path: Path) -> None:
-    whole = run(tiny(tmp_path / "whole"))
-    config = tiny(tmp_path / "crashed")
+    whole = run(tiny_config(tmp_path / "whole"))
+    config = tiny_config(tmp_path / "crashed")
     with pytest.raises(Interrupted):
-        run(config, reporter=Stopper(6), checkpoint_every=0)
-    newest = plan(config).folder / "checkpoint.pt"
+        run(config, reporter=StoppingReporter(6), checkpoint_every=0)
+    newest = make_plan(config).folder / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    reporter = Stopper()
-    assert numbers(run(config, reporter=reporter)) | {"config": None} == numbers(whole) | {"config": None}
+    reporter = StoppingReporter()
+    again = comparable_record(run(config, reporter=reporter))
+    assert again | {"config": None} == comparable_record(whole) | {"config": None}
     assert any("checkpoint.pt is damaged" in line for line in reporter.said)
     assert any("goes on from step 4" in line for line in reporter.said)
 
 
 def test_another_configurations_checkpoint_is_refused_with_what_differs(tmp_path: Path) -> None:
-    config, other = tiny(tmp_path), tiny(tmp_path, train__lr=5e-4)
+    config, other = tiny_config(tmp_path), tiny_config(tmp_path, train__lr=5e-4)
     with pytest.raises(Interrupted):
-        run(config, reporter=Stopper(3), checkpoint_every=0)
-    there = plan(other).folder
+        run(config, reporter=StoppingReporter(3), checkpoint_every=0)
+    there = make_plan(other).folder
     there.mkdir()
-    (plan(config).folder / "checkpoint.pt").rename(there / "checkpoint.pt")
+    (make_plan(config).folder / "checkpoint.pt").rename(there / "checkpoint.pt")
     with pytest.raises(UsageError, match=r"another configuration \(train.lr is 0.0005 here, 0.002 there\)"):
         run(other)
     assert (there / "checkpoint.pt").exists() and not (there / "record.json").exists()
@@ -154,30 +142,30 @@ def test_another_configurations_checkpoint_is_refused_with_what_differs(tmp_path
 
 def test_force_starts_afresh(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(tiny(tmp_path), reporter=Stopper(3), checkpoint_every=0)
-    reporter = Stopper()
-    assert run(tiny(tmp_path), reporter=reporter, force=True).interruptions == 0
+        run(tiny_config(tmp_path), reporter=StoppingReporter(3), checkpoint_every=0)
+    reporter = StoppingReporter()
+    assert run(tiny_config(tmp_path), reporter=reporter, force=True).interruptions == 0
     assert not any("goes on" in line for line in reporter.said)
 
 
 def test_a_diverged_run_names_its_last_good_checkpoint(tmp_path: Path) -> None:
-    config = tiny(tmp_path, train__lr=1e30, train__warmup_epochs=2)
+    config = tiny_config(tmp_path, train__lr=1e30, train__warmup_epochs=2)
     record = run(config, checkpoint_every=0)
     assert record.status == "diverged" and record.error is not None
-    content = Checkpoints(plan(config).folder).load(pytest.fail)
+    content = Checkpoints(make_plan(config).folder).load(pytest.fail)
     assert content is not None and f"of step {content['state']['step']}" in record.error
     assert all(value.isfinite().all() for value in content["state"]["head"].values())
 
 
 def test_a_resumed_run_says_that_it_moved(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(tiny(tmp_path), reporter=Stopper(3), checkpoint_every=0)
-    checkpoints = Checkpoints(plan(tiny(tmp_path)).folder)
+        run(tiny_config(tmp_path), reporter=StoppingReporter(3), checkpoint_every=0)
+    checkpoints = Checkpoints(make_plan(tiny_config(tmp_path)).folder)
     content = checkpoints.load(pytest.fail)
     assert content is not None
     content["environment"]["threads"] = 77
     checkpoints.save(content)
-    (warning,) = run(tiny(tmp_path)).warnings
+    (warning,) = run(tiny_config(tmp_path)).warnings
     assert "resumed elsewhere" in warning and "threads is" in warning and "77 there" in warning
 
 
@@ -192,8 +180,8 @@ def test_saving_what_cannot_be_written_keeps_what_is_there(tmp_path: Path, monke
 
 
 def test_checkpoints_are_rarer_where_they_are_slow_to_write(tmp_path: Path) -> None:
-    def interval(asked: float | None, writing_s: float) -> float:
-        return Attempt(*[None] * 7, asked).interval(writing_s)  # type: ignore[arg-type]
+    def interval(every_s: float | None, writing_s: float) -> float:
+        return Execution(*[None] * 7, every_s).checkpoint_interval(writing_s)  # type: ignore[arg-type]
 
     assert [interval(None, writing_s) for writing_s in (0.0, 2.9, 15.0)] == [300.0, 300.0, 1500.0]
     assert interval(10.0, 15.0) == 10.0 and interval(0.0, 15.0) == 0.0
@@ -202,24 +190,24 @@ def test_checkpoints_are_rarer_where_they_are_slow_to_write(tmp_path: Path) -> N
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path / "photos", "train", 0, 300)
     write_folders(tmp_path / "photos", "test", 300, 30)
-    config = tiny(tmp_path / "out", data__dataset=str(tmp_path / "photos"), probes="knn")
+    config = tiny_config(tmp_path / "out", data__dataset=str(tmp_path / "photos"), probes="knn")
     with pytest.raises(Interrupted):
-        run(config, reporter=Stopper(3), checkpoint_every=0)
+        run(config, reporter=StoppingReporter(3), checkpoint_every=0)
     write_folders(tmp_path / "photos", "train", 600, 3)
-    data.load.cache_clear()  # as in a new process
+    data.load_dataset.cache_clear()  # as in a new process
     with pytest.raises(UsageError, match="another configuration .data_fingerprint is"):
         run(config)
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(tiny(tmp_path), reporter=Stopper(3), checkpoint_every=0)
-    checkpoints = Checkpoints(plan(tiny(tmp_path)).folder)
+        run(tiny_config(tmp_path), reporter=StoppingReporter(3), checkpoint_every=0)
+    checkpoints = Checkpoints(make_plan(tiny_config(tmp_path)).folder)
     content = checkpoints.load(pytest.fail)
     assert content is not None
     checkpoints.save({**content, "format": 0})
     with pytest.raises(UsageError, match="written by another version of maskbench; --force starts afresh"):
-        run(tiny(tmp_path))
+        run(tiny_config(tmp_path))
 
 
 @pytest.mark.parametrize("step", [3, 8])
@@ -231,7 +219,7 @@ def test_weights_that_are_no_numbers_are_never_good(tmp_path: Path, step: int) -
             if state.step == step:
                 next(state.head.parameters()).data.fill_(float("nan"))
 
-    record = run(tiny(tmp_path, probes="knn"), reporter=Poisoner(), checkpoint_every=0)
+    record = run(tiny_config(tmp_path, probes="knn"), reporter=Poisoner(), checkpoint_every=0)
     assert record.status == "diverged" and record.error is not None
     assert f"the last good checkpoint is of step {step - 1}" in record.error
 
@@ -245,7 +233,7 @@ def test_a_signal_in_the_last_reading_is_not_lost(tmp_path: Path, monkeypatch: p
             return super().__call__(encoder)
 
     monkeypatch.setattr(execution, "OnlineKnn", Reading)
-    config = tiny(tmp_path, train__online_every=2, probes="knn")
+    config = tiny_config(tmp_path, train__online_every=2, probes="knn")
     with pytest.raises(Interrupted) as asked:
         run(config)
     assert asked.value.signal == signal.SIGTERM
@@ -254,21 +242,21 @@ def test_a_signal_in_the_last_reading_is_not_lost(tmp_path: Path, monkeypatch: p
 
 
 def test_force_forgets_a_whole_set_before_it_begins(tmp_path: Path) -> None:
-    configs = [tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")]
+    configs = [tiny_config(tmp_path, name, probes="knn") for name in ("random", "gmml")]
     run_all(configs)
     with pytest.raises(Interrupted):
-        run_all(configs, force=True, reporter=Stopper(3))
-    reporter = Stopper()
+        run_all(configs, force=True, reporter=StoppingReporter(3))
+    reporter = StoppingReporter()
     run_all(configs, reporter=reporter)  # the command that is printed has no --force
     assert not any("is done already" in line for line in reporter.said)
 
 
 def test_force_forgets_nothing_where_one_is_under_way(tmp_path: Path) -> None:
-    configs = [tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")]
+    configs = [tiny_config(tmp_path, name, probes="knn") for name in ("random", "gmml")]
     run_all(configs)
-    folders = [plan(config).folder for config in configs]
-    with claim(folders[1], waiting=None), pytest.raises(UsageError, match=r"stop it first, or leave out --force"):
-        forget(map(plan, configs))
+    folders = [make_plan(config).folder for config in configs]
+    with hold_lease(folders[1], waiting=None), pytest.raises(UsageError, match=r"stop it first, or leave out --force"):
+        forget_runs(map(make_plan, configs))
     assert all((folder / "record.json").exists() for folder in folders)
 
 

@@ -14,14 +14,14 @@ import torch
 import maskbench as library
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
-from maskbench.models.pretrained import read_encoder
+from maskbench.models.encoder_sources import read_encoder
 from maskbench.record import RunRecord
 from maskbench.runs import export as exporting
 from maskbench.runs.export import export
-from maskbench.runs.plan import plan
+from maskbench.runs.plan import make_plan
 from maskbench.runs.run import run
-from tests.cli.test_main import maskbench
-from tests.helpers.tiny import tiny
+from tests.helpers.command_line import maskbench
+from tests.helpers.tiny_run import tiny_config
 
 LOADED = """
 import sys
@@ -37,8 +37,8 @@ assert "maskbench" not in sys.modules
 
 
 def finished(folder: Path, strategy: str = "gmml", /, **changes: Any) -> tuple[RunRecord, Path]:
-    config = tiny(folder, strategy, **{"train__epochs": 1, "data__limit": 100, "probes": "knn", **changes})
-    return run(config), plan(config).folder
+    config = tiny_config(folder, strategy, **{"train__epochs": 1, "data__limit": 100, "probes": "knn", **changes})
+    return run(config), make_plan(config).folder
 
 
 @pytest.fixture(scope="module")

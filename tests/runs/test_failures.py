@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from maskbench.errors import UsageError
-from maskbench.executors.worker import Terms, work
+from maskbench.executors.worker import WorkerOptions, execute_in_worker
 from maskbench.record import read_record
 from maskbench.runs import run as runs
-from maskbench.runs.execution import Attempt, Failed
-from maskbench.runs.plan import plan
+from maskbench.runs.execution import Execution, Failed
+from maskbench.runs.plan import make_plan
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import run, run_all
-from maskbench.runtime.atomic_files import remove_partial, trouble, write_atomically
+from maskbench.runtime.atomic_files import describe_os_error, remove_partial_files, write_atomically
 from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, hide, register
-from tests.cli.test_main import SMALL, maskbench
-from tests.helpers.tiny import tiny
+from tests.helpers.command_line import SMALL, maskbench
+from tests.helpers.tiny_run import tiny_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class Told(Reporter):
 def test_a_broken_strategy_fails_its_run_alone(tmp_path: Path) -> None:
     register("moody")(Moody)
     reporter = Told()
-    configs = [tiny(tmp_path, name, probes="knn") for name in ("moody", "random")]
+    configs = [tiny_config(tmp_path, name, probes="knn") for name in ("moody", "random")]
     records = run_all(configs, reporter=reporter)
     assert [record.status for record in records] == ["failed", "complete"]
-    folder = plan(configs[0]).folder
+    folder = make_plan(configs[0]).folder
     assert any(line.startswith(f"{folder.name} failed: KeyError at step 3: 'the moon' (") for line in reporter.said), (
         reporter.said
     )
@@ -64,7 +64,7 @@ def test_a_broken_strategy_fails_its_run_alone(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_registry")
 def test_a_failed_run_is_tried_again_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register("moody")(Moody)
-    config = tiny(tmp_path, "moody", probes="knn")
+    config = tiny_config(tmp_path, "moody", probes="knn")
     with pytest.raises(Failed, match="the moon"):
         run(config, checkpoint_every=0)
     monkeypatch.setattr(Moody, "fail", lambda self: None)
@@ -76,8 +76,10 @@ def test_data_that_have_become_unreadable_fail_their_run_alone(tmp_path: Path, m
     def read(*_: object) -> None:
         raise UsageError("7.png: Input/output error; repair it")
 
-    monkeypatch.setattr(Attempt, "probed", read)
-    record, *_ = run_all([tiny(tmp_path, name, probes="knn") for name in ("random", "gmml")], reporter=(told := Told()))
+    monkeypatch.setattr(Execution, "run_probes", read)
+    record, *_ = run_all(
+        [tiny_config(tmp_path, name, probes="knn") for name in ("random", "gmml")], reporter=(told := Told())
+    )
     assert record.status == "failed" and record.error == "7.png: Input/output error; repair it"
     assert sum("failed: 7.png" in line for line in told.said) == 2, "the second is tried as well"
 
@@ -86,10 +88,14 @@ def test_a_worker_tells_what_kept_a_run_from_beginning(tmp_path: Path, monkeypat
     def fail(*_: object) -> None:
         raise KeyError("the moon")
 
-    monkeypatch.setattr(runs, "begin", fail)
-    assert work(tiny(tmp_path), Terms()).died == "it could not begin: KeyError: 'the moon'"
-    monkeypatch.setattr(runs, "begin", lambda *_: torch.empty(2**52))
-    assert "could not begin: out of memory; lower --jobs" in str(work(tiny(tmp_path), Terms()).died)
+    monkeypatch.setattr(runs, "start_afresh", fail)
+    assert (
+        execute_in_worker(tiny_config(tmp_path), WorkerOptions()).failure == "it could not begin: KeyError: 'the moon'"
+    )
+    monkeypatch.setattr(runs, "start_afresh", lambda *_: torch.empty(2**52))
+    assert "could not begin: out of memory; lower --jobs" in str(
+        execute_in_worker(tiny_config(tmp_path), WorkerOptions()).failure
+    )
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -126,11 +132,11 @@ def test_too_little_memory_suggests_what_takes_less(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Moody, "fail", lambda self: torch.empty(2**52))  # torch's own error, four petabytes
     tried = "try --batch-size 32, --set train.accumulate=2, --precision bf16 or a smaller --model"
     with pytest.raises(Failed, match=f"out of memory at step 3 in batches of 64; {tried}"):
-        run(tiny(tmp_path, "moody", probes="knn"))
+        run(tiny_config(tmp_path, "moody", probes="knn"))
 
 
 def test_diverged_is_a_row_in_the_table(tmp_path: Path) -> None:
-    run(tiny(tmp_path, train__lr=1e30, probes="knn"))
+    run(tiny_config(tmp_path, train__lr=1e30, probes="knn"))
     table = maskbench("table", str(tmp_path), cwd=tmp_path)
     assert table.code == 0 and "diverged" in table.out
 
@@ -144,11 +150,11 @@ def test_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
             write_atomically(path, "two")
         assert caught.value.errno == errno.ENOSPC
         assert path.read_text() == "one" and [file.name for file in tmp_path.iterdir()] == ["a.json"]
-    assert trouble(caught.value) == f"{path}: the disk is full: free some space"
+    assert describe_os_error(caught.value) == f"{path}: the disk is full: free some space"
     with pytest.raises(FileNotFoundError, match="gone"):
         write_atomically(tmp_path / "gone" / "a.json", "one")  # a folder that vanished is not made anew
     (tmp_path / ".a.json.x.partial").touch()
-    remove_partial(tmp_path)
+    remove_partial_files(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -162,15 +168,15 @@ def test_a_results_folder_that_vanishes_is_said(tmp_path: Path) -> None:
             if state.step == 2:
                 (tmp_path / "out").rename(tmp_path / "elsewhere")
 
-    config = tiny(tmp_path / "out", probes="knn")
+    config = tiny_config(tmp_path / "out", probes="knn")
     with pytest.raises(Failed, match="the folder is gone: bring it back, or choose another --output"):
         run(config, reporter=Remover(), checkpoint_every=0)
     assert not (tmp_path / "out").exists()
 
 
 def test_unreadable_and_newer_records_are_not_overwritten(tmp_path: Path) -> None:
-    config = tiny(tmp_path, probes="knn")
-    path = plan(config).folder / "record.json"
+    config = tiny_config(tmp_path, probes="knn")
+    path = make_plan(config).folder / "record.json"
     path.parent.mkdir(parents=True)
     for content, message in (("{", "not a readable record"), ('{"schema_version": 99}', "schema 99 is newer than 1")):
         path.write_text(content)

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from maskbench.record import RunRecord, read_record
-from maskbench.runs.plan import plan
-from maskbench.runs.reproduce import compare
+from maskbench.runs.plan import make_plan
+from maskbench.runs.reproduce import compare_numbers
 from maskbench.runs.run import run
-from tests.cli.test_main import maskbench
-from tests.helpers.tiny import tiny
+from tests.helpers.command_line import maskbench
+from tests.helpers.tiny_run import tiny_config
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = tiny(tmp_path_factory.mktemp("results"), probes="knn")
+    config = tiny_config(tmp_path_factory.mktemp("results"), probes="knn")
     run(config)
-    return plan(config).folder
+    return make_plan(config).folder
 
 
 def changed(record: RunRecord, **metrics: float) -> RunRecord:
@@ -52,19 +52,19 @@ def test_elsewhere_accuracies_may_move_within_their_interval(stored: Path) -> No
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     other = record.model_copy(update={"environment": {**record.environment, "threads": 99}})
-    verdict = compare(record, other)
-    assert verdict.elsewhere == [f"threads is 99 here, {record.environment['threads']} there"]
-    (claim,) = [claim for claim in verdict.claims if claim.name == name]
+    verdict = compare_numbers(record, other)
+    assert verdict.differences == [f"threads is 99 here, {record.environment['threads']} there"]
+    (claim,) = [claim for claim in verdict.checks if claim.name == name]
     assert (claim.low, claim.high) == pytest.approx((centre - half, centre + half), rel=1e-9)
-    assert {claim.name for claim in verdict.claims} == {"knn/top1/cls", "knn/top1/mean"}
-    assert compare(record, changed(other, **{name: claim.high - 1e-6})).holds
-    assert not compare(record, changed(other, **{name: claim.high + 1e-6})).holds
+    assert {claim.name for claim in verdict.checks} == {"knn/top1/cls", "knn/top1/mean"}
+    assert compare_numbers(record, changed(other, **{name: claim.high - 1e-6})).holds
+    assert not compare_numbers(record, changed(other, **{name: claim.high + 1e-6})).holds
 
 
 def test_a_record_that_was_resumed_elsewhere_has_an_interval(stored: Path) -> None:
     record = read_record(stored / "record.json")
     moved = record.model_copy(update={"warnings": ["resumed elsewhere, so the last digits may differ: ..."]})
-    assert compare(moved, record).elsewhere == moved.warnings
+    assert compare_numbers(moved, record).differences == moved.warnings
 
 
 def test_the_record_itself_is_never_repeated_in_place(stored: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_record_itself_is_never_repeated_in_place(stored: Path, tmp_path: Pa
 
 
 def test_other_data_are_refused(stored: Path, tmp_path: Path) -> None:
-    from tests.data.test_loading import write_folders
+    from tests.helpers.image_files import write_folders
 
     write_folders(tmp_path / "photos", "train", 0, 300)
     write_folders(tmp_path / "photos", "test", 300, 30)

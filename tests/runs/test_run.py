@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import maskbench
-from maskbench.config.schema import merge, parse, preset
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
-from maskbench.runs.plan import plan
+from maskbench.runs.plan import make_plan
 from maskbench.runs.run import run, run_all
 from maskbench.strategy import REGISTRY
-from tests.helpers.tiny import TINY, tiny
+from tests.helpers.tiny_run import TINY_SETTINGS, tiny_config
 
 
 def without_cost(record: RunRecord) -> dict[str, float]:
@@ -29,8 +29,8 @@ def without_cost(record: RunRecord) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, Path]:
-    config = tiny(tmp_path_factory.mktemp("results"), "gmml")
-    return run(config), plan(config).folder
+    config = tiny_config(tmp_path_factory.mktemp("results"), "gmml")
+    return run(config), make_plan(config).folder
 
 
 def test_record_holds_what_the_contract_names(done: tuple[RunRecord, Path]) -> None:
@@ -94,7 +94,7 @@ def test_load_encoder(done: tuple[RunRecord, Path], tmp_path: Path) -> None:
 
 
 def test_run_from_python(tmp_path: Path) -> None:
-    settings = {**TINY, "strategy": "gmml:fill=zeros", "output": str(tmp_path)}
+    settings = {**TINY_SETTINGS, "strategy": "gmml:fill=zeros", "output": str(tmp_path)}
     record = maskbench.run(settings)
     assert record.strategy["parameters"]["fill"] == "zeros"
     results = maskbench.load_results(tmp_path)
@@ -107,7 +107,7 @@ def test_config_yaml_repeats_the_run(done: tuple[RunRecord, Path], tmp_path: Pat
 
     record, folder = done
     settings = yaml.safe_load((folder / "config.yaml").read_text())
-    again = run(parse({**settings, "output": str(tmp_path)}))
+    again = run(parse_config({**settings, "output": str(tmp_path)}))
     assert again.run_id == record.run_id
     assert without_cost(again) == without_cost(record)
     assert again.curve[-1]["loss"] == record.curve[-1]["loss"]
@@ -115,52 +115,52 @@ def test_config_yaml_repeats_the_run(done: tuple[RunRecord, Path], tmp_path: Pat
 
 @pytest.mark.parametrize("strategy", ["random", "attmask-high", "zoom-in-mask"])
 def test_same_numbers_twice_and_others_with_another_seed(tmp_path: Path, strategy: str) -> None:
-    one, two = (run(tiny(tmp_path / name, strategy)) for name in "ab")
+    one, two = (run(tiny_config(tmp_path / name, strategy)) for name in "ab")
     assert without_cost(one) == without_cost(two)
     assert one.diagnostics == two.diagnostics
-    other = run(tiny(tmp_path / "c", strategy, seed=1))
+    other = run(tiny_config(tmp_path / "c", strategy, seed=1))
     assert without_cost(other) != without_cost(one)
 
 
 def test_a_run_that_is_done_is_read_not_repeated(tmp_path: Path) -> None:
-    first = run(tiny(tmp_path))
-    path = plan(tiny(tmp_path)).folder / "record.json"
+    first = run(tiny_config(tmp_path))
+    path = make_plan(tiny_config(tmp_path)).folder / "record.json"
     before = path.stat().st_mtime_ns
-    assert run(tiny(tmp_path)) == first
+    assert run(tiny_config(tmp_path)) == first
     assert path.stat().st_mtime_ns == before
-    repeated = run(tiny(tmp_path), force=True)
+    repeated = run(tiny_config(tmp_path), force=True)
     assert path.stat().st_mtime_ns > before
     assert without_cost(repeated) == without_cost(first)
 
 
 def test_controls_are_ordinary_runs(tmp_path: Path) -> None:
-    floor = run(tiny(tmp_path, "none", objective="random-init"))
-    labelled = run(tiny(tmp_path, "none", objective="supervised"))
+    floor = run(tiny_config(tmp_path, "none", objective="random-init"))
+    labelled = run(tiny_config(tmp_path, "none", objective="supervised"))
     assert floor.run_id.startswith("none-")
     assert floor.curve == []
     assert "cost/images_per_s" not in floor.metrics
     assert labelled.metrics["cost/images_per_s"] > 0
     # A control does not depend on the regime of the strategies beside it.
-    matched = plan(tiny(tmp_path, "none", objective="random-init", regime="matched", ratio=0.6))
+    matched = make_plan(tiny_config(tmp_path, "none", objective="random-init", regime="matched", ratio=0.6))
     assert matched.run_id == floor.run_id
 
 
 def test_what_makes_a_run_another_run(tmp_path: Path) -> None:
-    base = plan(tiny(tmp_path)).run_id
+    base = make_plan(tiny_config(tmp_path)).run_id
     for same in ({"output": "elsewhere"}, {"system__device": "auto"}):
-        assert plan(tiny(tmp_path, **same)).run_id == base
+        assert make_plan(tiny_config(tmp_path, **same)).run_id == base
     for other in ({"train__lr": 1e-4}, {"strategy": "random:ratio=0.5"}, {"data__limit": 200}, {"probes": "knn"}):
-        assert plan(tiny(tmp_path, **other)).run_id != base
-    assert plan(tiny(tmp_path, seed=3)).run_id == base.replace("-s0", "-s3")
+        assert make_plan(tiny_config(tmp_path, **other)).run_id != base
+    assert make_plan(tiny_config(tmp_path, seed=3)).run_id == base.replace("-s0", "-s3")
 
 
 def test_regimes(tmp_path: Path) -> None:
-    paper = plan(tiny(tmp_path, "attmask-high")).strategy
-    matched = plan(tiny(tmp_path, "attmask-high", regime="matched")).strategy
+    paper = make_plan(tiny_config(tmp_path, "attmask-high")).strategy
+    matched = make_plan(tiny_config(tmp_path, "attmask-high", regime="matched")).strategy
     assert paper.parameters["ratio"] == [0.1, 0.5]
     assert matched.parameters["ratio"] == 0.75
     assert matched.parameters["masked"] == 1
-    explicit = plan(tiny(tmp_path, "attmask-high:ratio=0.4", regime="matched", ratio=0.6))
+    explicit = make_plan(tiny_config(tmp_path, "attmask-high:ratio=0.4", regime="matched", ratio=0.6))
     assert explicit.strategy.parameters["ratio"] == 0.4, "what is said of one strategy beats what is said of all"
     assert explicit.config.strategy.parameters == explicit.strategy.parameters
 
@@ -179,12 +179,12 @@ def test_regimes(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_before_anything_is_written(tmp_path: Path, changes: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=message):
-        run_all([tiny(tmp_path, **{"strategy": "random", **changes})])
+        run_all([tiny_config(tmp_path, **{"strategy": "random", **changes})])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_divergence_is_a_record(tmp_path: Path) -> None:
-    record = run(tiny(tmp_path, train__lr=1e30))
+    record = run(tiny_config(tmp_path, train__lr=1e30))
     assert record.status == "diverged"
     assert record.error is not None
     assert "lower the learning rate" in record.error
@@ -192,14 +192,14 @@ def test_divergence_is_a_record(tmp_path: Path) -> None:
 
 
 def test_a_batch_larger_than_the_data_shrinks(tmp_path: Path) -> None:
-    record = run(tiny(tmp_path, data__limit=40, train__batch_size=64))
+    record = run(tiny_config(tmp_path, data__limit=40, train__batch_size=64))
     assert record.config["train"]["batch_size"] == 40
 
 
 def test_one_channel_not_square_in_any_strategy(tmp_path: Path) -> None:
     changes = {"data__img_size": "16x24", "data__in_chans": 1, "train__epochs": 1}
     for strategy in ("random", "gmml", "attmask-high", "zoom-in-mask"):
-        record = run(tiny(tmp_path, strategy, **changes))
+        record = run(tiny_config(tmp_path, strategy, **changes))
         assert record.status == "complete"
         assert record.model["arguments"]["img_size"] == [16, 24]
 
@@ -208,8 +208,8 @@ def test_embedded_data_pre_training_beats_random_init(tmp_path: Path) -> None:
     """End to end on `shapes`: half a minute of pre-training gives features that a linear probe reads better."""
     changes = {"data__img_size": 32, "data__limit": 4000, "train__epochs": 8, "train__online_every": 8}
     changes |= {"model__kwargs": {"embed_dim": 64, "depth": 3, "num_heads": 2}}
-    trained = run(tiny(tmp_path, "random", **changes))
-    floor = run(tiny(tmp_path, "none", objective="random-init", **changes))
+    trained = run(tiny_config(tmp_path, "random", **changes))
+    floor = run(tiny_config(tmp_path, "none", objective="random-init", **changes))
     assert trained.metrics["linear/top1/mean"] > floor.metrics["linear/top1/mean"] + 0.04
 
 
@@ -241,9 +241,9 @@ def test_real_digits_end_to_end(tmp_path: Path, digits: Path) -> None:
         "system.precision": "fp32",
         "output": str(tmp_path),
     }
-    settings = merge(preset("quick"), changes)
-    floor = run(parse(merge(settings, {"strategy": "none", "objective": "random-init"})))
-    trained = run(parse(merge(settings, {"strategy": "random"})))
+    settings = merge(load_preset("quick"), changes)
+    floor = run(parse_config(merge(settings, {"strategy": "none", "objective": "random-init"})))
+    trained = run(parse_config(merge(settings, {"strategy": "random"})))
     assert floor.dataset["sizes"] == {"train": 1437, "validation": 144, "test": 360}
     assert trained.curve[-1]["loss"] < trained.curve[0]["loss"]
     # 360 test digits: a share of 0.9 has a standard error of 1.6 points.
@@ -254,7 +254,7 @@ def test_real_digits_end_to_end(tmp_path: Path, digits: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in REGISTRY.names() if name != "none"])
 def test_every_strategy_runs_end_to_end(tmp_path: Path, name: str) -> None:
     settings = {"data__limit": 64, "train__batch_size": 32, "train__epochs": 1, "train__warmup_epochs": 0}
-    record = run(tiny(tmp_path, name, **settings, probes="knn"))
+    record = run(tiny_config(tmp_path, name, **settings, probes="knn"))
     assert record.status == "complete"
     assert 0 < record.diagnostics["realised_ratio_mean"] <= 1
     assert record.strategy["distribution"].startswith("maskbench ")

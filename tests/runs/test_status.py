@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 
 from maskbench.errors import UsageError
-from maskbench.executors.placement import Place
-from maskbench.executors.slurm import minutes
+from maskbench.executors.placement import Placement
+from maskbench.executors.slurm import parse_time_limit
 from maskbench.runs import live_status, status
-from maskbench.runs.lease import claim
-from maskbench.runs.live_status import Published, Ticket, announced
-from maskbench.runs.plan import plan
+from maskbench.runs.lease import hold_lease
+from maskbench.runs.live_status import StatusReporter, Ticket, issue_tickets
+from maskbench.runs.plan import make_plan
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import run
-from maskbench.runtime.cpu import cores
+from maskbench.runtime.cpu import core_count
 from maskbench.runtime.slurm_queue import Job
-from tests.cli.test_main import maskbench
+from tests.helpers.command_line import maskbench
+from tests.helpers.foreign_lease import leave_foreign_lease
 from tests.helpers.records import record
-from tests.helpers.tiny import tiny
-from tests.runs.test_lease import foreign_lease
+from tests.helpers.tiny_run import tiny_config
 
 
 def runs(folder: Path) -> dict[str, status.Status]:
-    return {each.run_id: each for each in status.statuses(folder)}
+    return {each.run_id: each for each in status.read_statuses(folder)}
 
 
 def made(folder: Path, run_id: str) -> Path:
@@ -54,11 +54,11 @@ def test_every_state_is_told_from_files(tmp_path: Path) -> None:
     Ticket("local", here, nobody()).write(made(tmp_path, "orphan-1-s0"))
     record("random", status="failed", error="boom").write(made(tmp_path, "again-1-s0") / "record.json")
     Ticket("local", here, os.getpid()).write(made(tmp_path, "again-1-s0"))
-    foreign_lease(tmp_path / "runs" / "far-1-s0")
-    foreign_lease(tmp_path / "runs" / "silent-1-s0")
+    leave_foreign_lease(tmp_path / "runs" / "far-1-s0")
+    leave_foreign_lease(tmp_path / "runs" / "silent-1-s0")
     os.utime(tmp_path / "runs" / "silent-1-s0" / "running.lock", (1, 1))
     (tmp_path / "trials" / "runs" / "trial-1-s9").mkdir(parents=True)
-    with claim(made(tmp_path, "near-1-s0"), waiting=None):
+    with hold_lease(made(tmp_path, "near-1-s0"), waiting=None):
         content = {"phase": "training", "step": 30, "steps": 120, "left_s": 90.0}
         (tmp_path / "runs" / "near-1-s0" / "progress.json").write_text(json.dumps(content))
         found = runs(tmp_path)
@@ -91,35 +91,35 @@ def test_every_state_is_told_from_files(tmp_path: Path) -> None:
 )
 def test_a_job_is_where_the_queue_says(tmp_path: Path, queue: dict[str, Job] | None, state: str, note: str) -> None:
     Ticket("slurm", job="17_3").write(tmp_path)
-    found = status.status(tmp_path, lambda: queue)
+    found = status.read_status(tmp_path, lambda: queue)
     assert found.state == state and note in found.note
 
 
 def test_a_run_publishes_how_far_it_is_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_status, "EVERY_S", 0.0)
-    config = tiny(tmp_path, probes="knn")
+    config = tiny_config(tmp_path, probes="knn")
     seen: list[status.Status] = []
 
     class Onlooker(Reporter):
         """Another terminal."""
 
         def epoch(self, row) -> None:  # type: ignore[no-untyped-def]
-            seen.extend(status.statuses(tmp_path))
+            seen.extend(status.read_statuses(tmp_path))
 
-    with announced([plan(config)], "local"):
-        (queued,) = status.statuses(tmp_path)
-        run(config, reporter=Published(Onlooker()))
+    with issue_tickets([make_plan(config)], "local"):
+        (queued,) = status.read_statuses(tmp_path)
+        run(config, reporter=StatusReporter(Onlooker()))
     assert queued.state == "queued"
     assert [(each.state, each.step, each.steps) for each in seen] == [("running", 4, 8), ("running", 8, 8)]
-    (done,) = status.statuses(tmp_path)
+    (done,) = status.read_statuses(tmp_path)
     assert done.state == "done"
     assert not [*tmp_path.glob("**/progress.json"), *tmp_path.glob("**/ticket.json")]
 
 
 def test_what_was_announced_and_not_begun_leaves_nothing_but_a_jobs_ticket(tmp_path: Path) -> None:
-    plans = [plan(tiny(tmp_path, seed=seed)) for seed in (0, 1)]
+    plans = [make_plan(tiny_config(tmp_path, seed=seed)) for seed in (0, 1)]
     Ticket("slurm", job="5_0").write(plans[0].folder)
-    with announced(plans, "slurm"):
+    with issue_tickets(plans, "slurm"):
         assert Ticket.read(plans[1].folder) is not None
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [plans[0].run_id]
     assert Ticket.read(plans[0].folder) == Ticket("slurm", job="5_0")
@@ -142,29 +142,29 @@ def test_no_folder_is_one_line(tmp_path: Path) -> None:
 )
 def test_what_makes_no_sense_is_refused(flags: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=message):
-        Place(**flags)
+        Placement(**flags)
 
 
 def test_runs_for_gpus_are_planned_where_there_is_none(tmp_path: Path) -> None:
-    config = tiny(tmp_path, system__precision="auto", system__device="auto")
-    there = Place("slurm", gpus_per_run=1).settled(config)
+    config = tiny_config(tmp_path, system__precision="auto", system__device="auto")
+    there = Placement("slurm", gpus_per_run=1).resolve_auto(config)
     assert there.system.precision == "bf16" and there.system.attention == "fused"
-    assert plan(there).run_id == plan(plan(there).config).run_id
+    assert make_plan(there).run_id == make_plan(make_plan(there).config).run_id
     with pytest.raises(UsageError, match="needs --gpus-per-run"):
-        Place("ray", gpus_per_run=0).settled(tiny(tmp_path, system__device="cuda"))
+        Placement("ray", gpus_per_run=0).resolve_auto(tiny_config(tmp_path, system__device="cuda"))
 
 
 def test_a_run_decodes_with_the_cores_that_it_has(tmp_path: Path) -> None:
     """Not with those of the machine where the command is given, nor with all of them where others run beside it."""
-    for place, workers in ((Place("slurm", cpus_per_run=3), 3), (Place(jobs=2), max(1, cores() // 2))):
-        assert place.settled(tiny(tmp_path)).system.workers == workers
-        assert place.settled(tiny(tmp_path, system__workers=7)).system.workers == 7
+    for place, workers in ((Placement("slurm", cpus_per_run=3), 3), (Placement(jobs=2), max(1, core_count() // 2))):
+        assert place.resolve_auto(tiny_config(tmp_path)).system.workers == workers
+        assert place.resolve_auto(tiny_config(tmp_path, system__workers=7)).system.workers == 7
 
 
 def test_where_a_gpu_is_asked_for_each_run_has_one(tmp_path: Path) -> None:
-    config = tiny(tmp_path, system__device="cuda", system__precision="auto")
-    assert Place("slurm").share(config).gpus == 1.0
-    assert Place("slurm").settled(config).system.precision == "bf16"
+    config = tiny_config(tmp_path, system__device="cuda", system__precision="auto")
+    assert Placement("slurm").resources(config).gpus == 1.0
+    assert Placement("slurm").resolve_auto(config).system.precision == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ def test_where_a_gpu_is_asked_for_each_run_has_one(tmp_path: Path) -> None:
     [("90", 90), ("1:30", 2), ("4:00:00", 240), ("1-12", 2160), ("1-12:30", 2190), ("0-0:0:30", 1)],
 )
 def test_times_are_those_of_sbatch(text: str, expected: int) -> None:
-    assert minutes(text) == expected
+    assert parse_time_limit(text) == expected

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from maskbench.config.schema import merge, parse, preset
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import run
-from maskbench.runs.trackers import Tracked, Tracker, trackers
-from tests.cli.test_main import SMALL, maskbench
+from maskbench.runs.trackers import Tracker, TrackingReporter, create_trackers
+from tests.helpers.command_line import SMALL, maskbench
 
 
 def stored(folder: Path) -> list[dict[str, float]]:
@@ -56,7 +56,7 @@ def test_tensorboards_own_reader_finds_metrics_csv(tracked: Path) -> None:
 
 
 class Broken(Tracker):
-    def opened(self, planned: Any) -> Any:
+    def open_run(self, planned: Any) -> Any:
         return object()
 
     def log(self, numbers: dict[str, float]) -> None:
@@ -80,9 +80,9 @@ class Notes(Reporter):
 
 def test_a_tracker_that_fails_stops_no_run(tmp_path: Path) -> None:
     settings = {"data.limit": 100, "train.epochs": 2, "train.batch_size": 50, "train.warmup_epochs": 0}
-    config = parse(merge(preset("quick"), {**settings, "probes": "knn", "output": str(tmp_path)}))
+    config = parse_config(merge(load_preset("quick"), {**settings, "probes": "knn", "output": str(tmp_path)}))
     told = Notes()
-    record = run(config, reporter=Tracked(told, [Broken()]))
+    record = run(config, reporter=TrackingReporter(told, [Broken()]))
     assert record.status == "complete" and told.ended == [record]
     assert told.notes == ["Broken stopped tracking: ConnectionError: no route"]
 
@@ -93,7 +93,7 @@ def test_what_is_unknown_or_missing_is_said_before_anything_runs(tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "wandb", None)
         with pytest.raises(UsageError, match=r"--track wandb needs a package: pip install 'maskbench\[track\]'"):
-            trackers(["wandb"])
+            create_trackers(["wandb"])
 
 
 def alone(folder: Path, name: str, **environment: str) -> None:

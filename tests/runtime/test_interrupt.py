@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from maskbench.record import RunRecord, read_record
-from maskbench.runtime.interrupt import Interrupted, stoppable
+from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
+from tests.helpers.command_line import wait_for_words
+from tests.helpers.run_results import comparable_record
 
 LONG = ["--epochs", "60", "--limit", "128", "--batch-size", "32", "--warmup-epochs", "0", "--probes", "knn"]
 LONG += ["--img-size", "16", "--device", "cpu", "--precision", "fp32"]
@@ -26,19 +28,6 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
-def until(process: subprocess.Popen[str], words: str) -> None:
-    assert process.stderr is not None
-    while words not in (line := process.stderr.readline()):
-        assert line, f"{words!r} was never said"
-
-
-def numbers(record: RunRecord) -> dict[str, object]:
-    """All that must not depend on whether a run was interrupted."""
-    kept = record.model_dump(exclude={"interruptions", "metrics", "curve"})
-    curve = [{name: value for name, value in row.items() if not name.startswith("cost/")} for row in record.curve]
-    return {**kept, "curve": curve, "metrics": {k: v for k, v in record.metrics.items() if not k.startswith("cost/")}}
-
-
 def the_record(folder: Path, strategy: str) -> RunRecord:
     (path,) = folder.glob(f"results/quick/runs/{strategy}-*/record.json")
     return read_record(path)
@@ -48,7 +37,7 @@ def the_record(folder: Path, strategy: str) -> RunRecord:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with started(tmp_path, "--strategy", "random") as process:
-        until(process, "240 steps of 32")
+        wait_for_words(process, "240 steps of 32")
         process.send_signal(number)
         assert process.stderr is not None
         rest = process.stderr.read()
@@ -67,7 +56,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: sig
     with started(whole, "--strategy", "random") as process:
         process.communicate()
     resumed, uninterrupted = the_record(tmp_path, "random"), the_record(whole, "random")
-    assert json.dumps(numbers(resumed)) == json.dumps(numbers(uninterrupted))
+    assert json.dumps(comparable_record(resumed)) == json.dumps(comparable_record(uninterrupted))
     assert (resumed.interruptions, uninterrupted.interruptions) == (1, 0)
 
 
@@ -76,9 +65,9 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     with started(
         tmp_path, "--strategy", "random", "--set", "train.batch_size=128", "--model", "vit_large_patch16_224"
     ) as p:
-        until(p, "steps of 128")  # each of them takes many seconds
+        wait_for_words(p, "steps of 128")  # each of them takes many seconds
         p.send_signal(signal.SIGINT)
-        until(p, "once more stops at once")
+        wait_for_words(p, "once more stops at once")
         p.send_signal(signal.SIGINT)
         assert p.stderr is not None
         rest = p.stderr.read()
@@ -89,10 +78,10 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 def test_signals_are_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted) as stopped, stoppable() as asked:
-        assert asked() is None
+    with pytest.raises(Interrupted) as stopped, catch_stop_signals() as received:
+        assert received() is None
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked() == signal.SIGTERM
+        assert received() == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) == before, "the second is not caught"
     assert stopped.value.signal == signal.SIGTERM, "a signal that nobody acted on is not lost"
     assert signal.getsignal(signal.SIGTERM) == before
@@ -102,8 +91,8 @@ def test_in_a_thread_signals_are_left_alone() -> None:
     found: list[object] = []
 
     def look() -> None:
-        with stoppable() as asked:
-            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+        with catch_stop_signals() as received:
+            found.append((received(), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -115,7 +104,7 @@ def test_in_a_thread_signals_are_left_alone() -> None:
 def test_a_reader_that_is_gone_stops_nothing(tmp_path: Path) -> None:
     """`maskbench run 2>&1 | tee log` and Ctrl-C, which ends tee as well."""
     with started(tmp_path, "--strategy", "random") as process:
-        until(process, "240 steps of 32")
+        wait_for_words(process, "240 steps of 32")
         assert process.stderr is not None
         process.stderr.close()
         process.send_signal(signal.SIGINT)

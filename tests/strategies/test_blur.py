@@ -9,7 +9,7 @@ from scipy import ndimage, signal, stats
 from torch import Tensor
 
 from maskbench.core.grid import Grid
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import Lab, invariants_of, notices
 
@@ -127,7 +127,7 @@ def the_whole_sharp_image_is_recovered(lab: Lab) -> None:
     images = noise(8, OBLONG)
     prediction = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     view = lab.view("blur", images, OBLONG)
-    got, _ = recovery_loss(prediction, view, OBLONG, normalise="none", error="l2")
+    got, _ = pixel_loss(prediction, view, OBLONG, normalise="none", error="l2")
     torch.testing.assert_close(got, (prediction - images).square().mean())
     assert view.hidden is None
 

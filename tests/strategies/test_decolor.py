@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from maskbench.core.grid import Grid
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from tests.helpers.invariants import Lab, invariants_of, notices
 
 LINE = Grid(1, 6, 1)
@@ -90,7 +90,7 @@ def mixing_is_linear(lab: Lab) -> None:
 def the_whole_coloured_image_is_recovered(lab: Lab) -> None:
     images, prediction = noise(seed=0), noise(seed=1)
     view = lab.view("decolor", images, OBLONG)
-    got, _ = recovery_loss(prediction, view, OBLONG, normalise="none", error="l2")
+    got, _ = pixel_loss(prediction, view, OBLONG, normalise="none", error="l2")
     torch.testing.assert_close(got, (prediction - images).square().mean())
     assert view.hidden is None
 

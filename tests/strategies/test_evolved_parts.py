@@ -167,7 +167,7 @@ def parts(tokens: Tensor, progress: float, **parameters: float) -> Tensor:
     strategy = REGISTRY.create("evolved-parts", **parameters)
     assert isinstance(strategy, EvolvedParts)
     index = torch.arange(len(tokens))
-    return strategy.parts(
+    return strategy.cluster_tokens(
         Context(GRID, index, seed=0, epoch=0, step=0, progress=progress, signals={"features": tokens})
     )
 

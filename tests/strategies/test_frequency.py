@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from maskbench.core.grid import Grid
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
@@ -110,7 +110,7 @@ def the_error_is_taken_over_the_removed_frequencies(lab: Lab) -> None:
         # A complex number is two values: their mean squared error is half of the mean squared distance.
         expected = np.concatenate(distances).mean() / 2
         view = lab.view("frequency", images, grid)
-        got, _ = recovery_loss(prediction, view, grid, normalise="none", error="l2")
+        got, _ = pixel_loss(prediction, view, grid, normalise="none", error="l2")
         assert 0 < low_kept.sum() < 6, "both kinds are drawn"
         assert abs(float(got) - expected) < 1e-4 * expected, grid
         assert view.hidden is None
@@ -120,8 +120,8 @@ def the_error_is_taken_over_the_removed_frequencies(lab: Lab) -> None:
 def what_is_shown_need_not_be_recovered(lab: Lab) -> None:
     images = noise(16, OBLONG)
     view = lab.view("frequency", images, OBLONG)
-    wrong, _ = recovery_loss(images + 3 * view.images, view, OBLONG, normalise="none", error="l2")
-    unchanged, _ = recovery_loss(view.images, view, OBLONG, normalise="none", error="l2")
+    wrong, _ = pixel_loss(images + 3 * view.images, view, OBLONG, normalise="none", error="l2")
+    unchanged, _ = pixel_loss(view.images, view, OBLONG, normalise="none", error="l2")
     assert wrong < 1e-9
     assert unchanged > 0.1
 

@@ -1,5 +1,6 @@
 """GMML against its rule written plainly, and against the published generator's statistics."""
 
+import itertools
 import math
 import random
 
@@ -12,7 +13,7 @@ from maskbench.api import degrade
 from maskbench.core.context import Context
 from maskbench.core.grid import Grid
 from maskbench.core.view import realised_ratio
-from maskbench.strategies.gmml import CANDIDATES, Gmml
+from maskbench.strategies.gmml import CANDIDATES, Gmml, Spans, number_of_first_cover
 from maskbench.strategy import REGISTRY
 
 BIG = Grid(14, 14, 16)
@@ -22,16 +23,28 @@ def context(grid: Grid, count: int, seed: int = 0) -> Context:
     return Context(grid, torch.arange(count), seed=seed, epoch=0, step=0)
 
 
-def painted(spans: list[tuple[torch.Tensor, ...]], cells: Grid, row: int) -> list[set[int]]:
+def painted(vertical: Spans, horizontal: Spans, cells: Grid, row: int) -> list[set[int]]:
     """The union of the first 1, 2, ... rectangles of one image, cell by cell."""
-    (top, height, _), (left, width, _) = spans
     unions, covered = [], set()
     for m in range(CANDIDATES):
-        for r in range(int(top[row, m]), int(top[row, m] + height[row, m])):
-            for c in range(int(left[row, m]), int(left[row, m] + width[row, m])):
+        top, left = int(vertical.start[row, m]), int(horizontal.start[row, m])
+        for r in range(top, top + int(vertical.extent[row, m])):
+            for c in range(left, left + int(horizontal.extent[row, m])):
                 covered.add(r * cells.cols + c)
         unions.append(set(covered))
     return unions
+
+
+def test_first_cover_is_that_of_the_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Many rectangles per cell, few, and none.
+    share = torch.tensor([0.9, 0.3, 0.1, 0.03, 0.0])[:, None, None]
+    rows = (torch.rand(5, CANDIDATES, 6, generator=generator) < share).float()
+    cols = (torch.rand(5, CANDIDATES, 7, generator=generator) < share).float()
+    found = number_of_first_cover(rows, cols).view(5, 6, 7)
+    for image, row, col in itertools.product(range(5), range(6), range(7)):
+        covering = [m for m in range(CANDIDATES) if rows[image, m, row] and cols[image, m, col]]
+        assert int(found[image, row, col]) == min(covering, default=CANDIDATES)
 
 
 @pytest.mark.parametrize("anchors", ["published", "uniform"])
@@ -39,12 +52,12 @@ def painted(spans: list[tuple[torch.Tensor, ...]], cells: Grid, row: int) -> lis
 def test_cut_is_the_first_union_that_is_large_enough(anchors: str, cells: Grid) -> None:
     gmml = Gmml(anchors=anchors, largest=0.4)
     drawn = context(cells, 6)
-    spans = [gmml.spans(drawn, cells.rows, cells.patch), gmml.spans(drawn, cells.cols, cells.patch)]
-    rank, _ = gmml.one_round(context(cells, 6), cells)
+    spans = [gmml.draw_spans(drawn, cells.rows, cells.patch), gmml.draw_spans(drawn, cells.cols, cells.patch)]
+    rectangles = gmml.draw_round(context(cells, 6), cells)
     ratio = torch.tensor([[0.1], [0.3], [0.5], [0.6], [0.7], [0.75]])
-    covered = gmml.cut(rank, ratio, cells, drawn, CANDIDATES - 1)
+    covered = gmml.select_covered(rectangles, ratio, cells, drawn)
     for row in range(6):
-        unions = painted(spans, cells, row)
+        unions = painted(*spans, cells, row)
         expected = next(union for union in unions if len(union) >= float(ratio[row]) * cells.size)
         assert set(covered[row].nonzero()[:, 0].tolist()) == expected
 

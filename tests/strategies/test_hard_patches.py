@@ -1,6 +1,7 @@
 """HPM: the hardest patches are certain, the rest uniform, and the share of the hardest grows with progress."""
 
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -10,8 +11,12 @@ from scipy import stats
 from torch import Tensor
 
 from maskbench.core.grid import Grid
+from maskbench.core.step_output import StepOutput
+from maskbench.core.view import complete
+from maskbench.objective import Examples
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import Lab, invariants_of, notices
+from tests.helpers.learned_strategies import GRID, create_ready, head, images, split_loss
 
 
 def losses(images: int, tokens: int = 196) -> dict[str, Tensor]:
@@ -104,3 +109,40 @@ test_holds, test_notices = invariants_of(__name__)
 def test_shares_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="hardest"):
         REGISTRY.create("hard-patches", hardest=1.5)
+
+
+@torch.no_grad()
+def test_the_predictor_learns_to_rank_recovered_patches() -> None:
+    strategy, context = create_ready("hard-patches-predicted", 1.0)
+    _, own, view = split_loss(strategy, context, head())
+    outcome = head()(Examples((view,), (images(),), torch.zeros(6, dtype=torch.long)))
+    assert view.hidden is not None and outcome.patch_loss is not None
+    predicted = context.module(context.features)[..., 0]  # type: ignore[misc]
+    total, pairs = 0.0, 0
+    for row in range(6):
+        hidden = view.hidden[row].nonzero()[:, 0].tolist()
+        for place, one in enumerate(hidden):
+            for other in hidden[place + 1 :]:
+                margin = float(predicted[row, one] - predicted[row, other])
+                harder = outcome.patch_loss[row, one] > outcome.patch_loss[row, other]
+                total += math.log1p(math.exp(-margin if harder else margin))
+                pairs += 1
+    assert own.item() == pytest.approx(total / pairs, rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("progress", "hardest"), [(0.0, 0), (0.5, 4), (1.0, 9)])
+def test_the_patches_predicted_hardest_are_hidden(progress: float, hardest: int) -> None:
+    strategy, context = create_ready("hard-patches-predicted", progress)
+    view = split_loss(strategy, context, head())[2]
+    predicted = context.module(context.features)[..., 0]  # type: ignore[misc]
+    assert view.hidden is not None and (view.hidden.sum(1) == 18).all()
+    for row in range(6):
+        assert view.hidden[row][predicted[row].argsort(descending=True)[:hardest]].all()
+
+
+def test_a_predictor_without_losses_to_learn_from_is_refused() -> None:
+    strategy, context = create_ready("hard-patches-predicted")
+    view = complete(strategy(images(), context), images(), GRID)
+    with pytest.raises(ValueError, match="choose --objective mae"):
+        strategy.loss(view, StepOutput(torch.zeros(())), context)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.core.view import View
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
@@ -139,7 +139,7 @@ def an_images_own_mixed_cells_are_recovered(lab: Lab) -> None:
     images, prediction = noise(32), noise(32, seed=1)
     view = lab.view("mix", images, OBLONG)
     changed = (view.images != images).any(1, keepdim=True).expand_as(images)
-    got, _ = recovery_loss(prediction, view, OBLONG, normalise="none", error="l2")
+    got, _ = pixel_loss(prediction, view, OBLONG, normalise="none", error="l2")
     torch.testing.assert_close(got, (prediction - images).square()[changed].mean())
     assert view.hidden is None
 

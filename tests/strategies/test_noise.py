@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.core.view import View
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import Lab, invariants_of, notices
 
@@ -206,7 +206,7 @@ def images_count_by_their_weights(lab: Lab) -> None:
     view = lab.view("noise", images, SQUARE, space="pixel")
     errors = ((prediction - images) ** 2).mean((1, 2, 3)).double().numpy()
     expected = np.average(errors, weights=1 / (1 + drawn(Lab(), "linear", 32, SQUARE).level ** 2))
-    got, _ = recovery_loss(prediction, view, SQUARE, normalise="none", error="l2")
+    got, _ = pixel_loss(prediction, view, SQUARE, normalise="none", error="l2")
     assert abs(float(got) - expected) < 1e-5 * expected
     assert view.hidden is None
 
@@ -320,7 +320,7 @@ def errors_off_the_components_count_for_a_tenth(lab: Lab) -> None:
         level_weight = {"linear": 1 / (1 + level**2), "vp": 1 - level**2, "edm": (level**2 + 1) / level**2}[schedule]
         axis_weight = np.where(np.arange(32) < kept, 1, rest)
         expected = np.average(apart, weights=np.broadcast_to(level_weight[:, None, None] * axis_weight, apart.shape))
-        got, _ = recovery_loss(prediction, view, OBLONG, normalise="none", error="l2")
+        got, _ = pixel_loss(prediction, view, OBLONG, normalise="none", error="l2")
         assert abs(float(got) - expected) < 1e-3 * expected, schedule
         assert view.hidden is None
 
@@ -345,7 +345,7 @@ def test_errors_of_components_are_not_rounded_by_autocast() -> None:
     clean = 3 * gaussian(64, SQUARE)
     view = Lab().view("noise", clean, SQUARE)
     prediction = clean + 0.01 * gaussian(64, SQUARE, 1)
-    exact, _ = recovery_loss(prediction, view, SQUARE, normalise="none", error="l2")
+    exact, _ = pixel_loss(prediction, view, SQUARE, normalise="none", error="l2")
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = recovery_loss(prediction, view, SQUARE, normalise="none", error="l2")
+        found, _ = pixel_loss(prediction, view, SQUARE, normalise="none", error="l2")
     assert found.item() == exact.item()

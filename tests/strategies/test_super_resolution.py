@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskbench.core.grid import Grid
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import Lab, invariants_of, notices
 
@@ -92,7 +92,7 @@ def shrinking_is_linear_and_channels_are_not_mixed(lab: Lab) -> None:
 def the_whole_detailed_image_is_recovered(lab: Lab) -> None:
     images, prediction = noise(8, OBLONG), noise(8, OBLONG, seed=1)
     view = lab.view("super-resolution", images, OBLONG)
-    got, _ = recovery_loss(prediction, view, OBLONG, normalise="none", error="l2")
+    got, _ = pixel_loss(prediction, view, OBLONG, normalise="none", error="l2")
     torch.testing.assert_close(got, (prediction - images).square().mean())
     assert view.hidden is None
 

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from maskbench.core.grid import Grid
-from maskbench.objectives.pixel_loss import recovery_loss
+from maskbench.objectives.pixel_loss import pixel_loss
 from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import TOKENS, Lab, invariants_of, notices
 
@@ -129,7 +129,7 @@ def the_prediction_is_compared_where_the_image_is_shown(lab: Lab) -> None:
             at = zip(apart, *places(view.images), strict=True)
             # Mirror images are compared too, so that a pixel counts as often as it is shown.
             expected = np.mean([framed(each, (17, 29), int(top), int(left)) ** 2 for each, top, left in at])
-            got, _ = recovery_loss(prediction, view, OBLONG, normalise=normalise, error="l2")
+            got, _ = pixel_loss(prediction, view, OBLONG, normalise=normalise, error="l2")
             assert abs(float(got) - expected) < 1e-5 * expected, (scope, normalise)
 
 
@@ -137,8 +137,8 @@ def the_prediction_is_compared_where_the_image_is_shown(lab: Lab) -> None:
 def only_the_image_at_full_size_has_no_loss(lab: Lab) -> None:
     images = pictures(4, OBLONG)
     view = lab.view("zoom-out", images, OBLONG)
-    perfect, _ = recovery_loss(images, view, OBLONG, normalise="none", error="l2")
-    copied, _ = recovery_loss(view.images, view, OBLONG, normalise="none", error="l2")
+    perfect, _ = pixel_loss(images, view, OBLONG, normalise="none", error="l2")
+    copied, _ = pixel_loss(view.images, view, OBLONG, normalise="none", error="l2")
     assert perfect == 0
     assert copied > 1
 

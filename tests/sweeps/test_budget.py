@@ -7,11 +7,12 @@ import pytest
 import yaml
 
 from maskbench.analysis.results import group_of
-from maskbench.config.schema import RunConfig, merge, parse, preset
+from maskbench.config.schema import RunConfig
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.errors import Failure, UsageError
 from maskbench.record import read_record
-from maskbench.sweeps.budget import fitted
-from tests.cli.test_main import maskbench
+from maskbench.sweeps.budget import fit_epochs_to_budgets
+from tests.helpers.command_line import maskbench
 from tests.helpers.records import record
 
 TINY = {
@@ -25,7 +26,7 @@ TINY = {
 
 
 def config(**changes: object) -> RunConfig:
-    return parse(merge(preset("quick"), {**TINY, **changes}))
+    return parse_config(merge(load_preset("quick"), {**TINY, **changes}))
 
 
 def here(function: Callable[[RunConfig], float], given: RunConfig) -> float:
@@ -40,7 +41,7 @@ def of(amount: float) -> Callable[[Callable[[RunConfig], float], RunConfig], flo
 @pytest.mark.parametrize(("budget", "epochs"), [(7.0, 2), (8.9, 3), (10.4, 3), (1.6, 1)])
 def test_the_nearest_number_of_epochs_with_the_same_share_of_warm_up(budget: float, epochs: int) -> None:
     given = config(**{"train.budget": {"seconds": budget}})
-    (found,) = fitted([given], of(3.0), {})
+    (found,) = fit_epochs_to_budgets([given], of(3.0), {})
     assert found.train.epochs == epochs
     assert found.train.warmup_epochs == pytest.approx(epochs * 2 / 10)
     unchanged = {"train": {"epochs", "warmup_epochs"}}
@@ -50,7 +51,7 @@ def test_the_nearest_number_of_epochs_with_the_same_share_of_warm_up(budget: flo
 def test_a_budget_of_half_an_epoch_is_refused() -> None:
     given = config(**{"train.budget": {"seconds": 1.4}})
     with pytest.raises(UsageError, match=r"random: a budget of 1\.4 seconds is less than half an epoch, which takes 3"):
-        fitted([given], of(3.0), {})
+        fit_epochs_to_budgets([given], of(3.0), {})
 
 
 def test_flops_are_those_of_the_record(tmp_path: Path) -> None:
@@ -78,23 +79,23 @@ def test_all_seeds_get_the_same_and_what_was_begun_keeps_it(tmp_path: Path) -> N
         for seed in (0, 1)
         for name in ("random", "gmml")
     ]
-    found = fitted(given, lambda function, config: next(seconds), {})
+    found = fit_epochs_to_budgets(given, lambda function, config: next(seconds), {})
     assert [each.train.epochs for each in found] == [15, 6, 15, 6]
     folder = tmp_path / "runs" / "random-00000000-s0"
     folder.mkdir(parents=True)
-    from maskbench.runs.plan import plan
+    from maskbench.runs.plan import make_plan
 
-    (folder / "config.yaml").write_text(yaml.safe_dump(plan(found[0]).config.model_dump(mode="json")))
-    again = fitted(given, lambda function, config: next(seconds), {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(make_plan(found[0]).config.model_dump(mode="json")))
+    again = fit_epochs_to_budgets(given, lambda function, config: next(seconds), {})
     assert [each.train.epochs for each in again] == [15, 3, 15, 3], "only gmml is measured anew"
-    other = [each.model_copy(update={"seed": 7}) for each in fitted([given[0]], of(1.0), {})]
+    other = [each.model_copy(update={"seed": 7}) for each in fit_epochs_to_budgets([given[0]], of(1.0), {})]
     assert other[0].train.epochs == 15
 
 
 def test_epochs_take_the_place_of_a_budget() -> None:
-    settings = merge(preset("quick"), {"train.budget": {"seconds": 30}})
-    assert parse(merge(settings, {"train.epochs": 4})).train.budget is None
-    assert parse(settings).train.budget == {"seconds": 30}
+    settings = merge(load_preset("quick"), {"train.budget": {"seconds": 30}})
+    assert parse_config(merge(settings, {"train.epochs": 4})).train.budget is None
+    assert parse_config(settings).train.budget == {"seconds": 30}
 
 
 @pytest.mark.parametrize("budget", ["{hours: 3}", "{seconds: 3, gflops: 4}", "{seconds: -1}"])
@@ -111,16 +112,16 @@ def test_what_cannot_be_measured_is_one_line_and_old_folders_do_not_matter(tmp_p
         raise RuntimeError("no memory")
 
     with pytest.raises(Failure, match="random: a step of it cannot be measured: no memory"):
-        fitted([given], broken, {})
+        fit_epochs_to_budgets([given], broken, {})
     for number, text in enumerate(["strategy: my-plugin", "train: {gone: 3}"]):
         (tmp_path / "runs" / str(number)).mkdir(parents=True)
         (tmp_path / "runs" / str(number) / "config.yaml").write_text(text)
-    assert fitted([given], of(3.0), {})[0].train.epochs == 10
+    assert fit_epochs_to_budgets([given], of(3.0), {})[0].train.epochs == 10
 
 
 def test_runs_without_training_have_nothing_to_fit() -> None:
     given = config(**{"train.budget": {"seconds": 30}, "strategy": "none", "objective": "random-init"})
-    assert fitted([given], of(3.0), {}) == [given]
+    assert fit_epochs_to_budgets([given], of(3.0), {}) == [given]
 
 
 def test_another_budget_is_another_table() -> None:

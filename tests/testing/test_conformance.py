@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maskbench.strategy import REGISTRY, Context, Ratio, Strategy, Term, View, dataclass, hide
-from maskbench.testing.conformance import CHECKS, check_strategy
+from maskbench.testing.checks import CHECKS
+from maskbench.testing.conformance import check_strategy
 
 Act = Callable[["Plugin", Tensor, Context], View]
 
@@ -129,20 +130,20 @@ def crashes_on_small_grids(plugin: Plugin, images: Tensor, context: Context) -> 
 
 
 BROKEN: list[tuple[Act, str]] = [
-    (loops_over_images, "loops"),
+    (loops_over_images, "batching"),
     (flips_polarity, "ratio"),
-    (modifies_images, "untouched"),
-    (draws_from_torch, "generators"),
-    (draws_from_numpy, "generators"),
-    (draws_from_random, "generators"),
-    (differs_each_time, "repeats"),
-    (depends_on_the_batch, "rows"),
-    (shares_one_draw, "independent"),
+    (modifies_images, "inputs unchanged"),
+    (draws_from_torch, "global generators"),
+    (draws_from_numpy, "global generators"),
+    (draws_from_random, "global generators"),
+    (differs_each_time, "repeatability"),
+    (depends_on_the_batch, "row independence"),
+    (shares_one_draw, "distinct draws"),
     (spares_the_last_patch, "coverage"),
     (asks_for_a_value, "device"),
     (stays_on_the_cpu, "device"),
     (lies_about_length, "shapes"),
-    (weighs_what_is_seen, "loss"),
+    (weighs_what_is_seen, "loss weights"),
     (returns_floats, "shapes"),
     (square_grids_only, "shapes"),
     (crashes_on_small_grids, "shapes"),
@@ -183,12 +184,12 @@ def test_a_missing_docstring_and_an_unknown_signal_fail() -> None:
         needs = frozenset({"depth"})
 
     Silent.__doc__ = None
-    assert failures(Silent()) == {"documented"}
+    assert failures(Silent()) == {"documentation"}
 
 
 def test_every_check_has_a_plugin_that_fails_it() -> None:
-    known = {check for _, check in BROKEN} | {"parameters", "documented"}
-    assert known == {check.__name__ for check in CHECKS}
+    known = {check for _, check in BROKEN} | {"parameters", "documentation"}
+    assert known == {check.__name__.removeprefix("check_").replace("_", " ") for check in CHECKS}
 
 
 def test_names_are_accepted() -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import _dynamo as dynamo
 
-from maskbench.config.schema import merge, parse, preset
-from maskbench.runs.plan import build, load_splits, plan
-from maskbench.training.loop import outcome_of, update
-from tests.training.test_no_sync import Watch
+from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.runs.plan import build_state, load_data, make_plan
+from maskbench.training.trainer import Trainer
+from tests.helpers.one_step import NullStopwatch
 
 STEPS, TRACED = 5, 2
 SMALL = {"dino": {"prototypes": 64, "hidden": 32, "bottleneck": 16}, "barlow": {"width": 64}}
@@ -48,17 +48,17 @@ def test_one_graph_and_no_second_compilation(strategy: str, objective: str, sett
         "data.limit": 40, "data.img_size": 16, "model.kwargs": {"embed_dim": 32, "depth": 2, "num_heads": 2},
         "objective": {"name": objective, "parameters": SMALL.get(objective, {})}, **settings,
     }  # fmt: skip
-    planned, splits = load_splits(plan(parse(merge(preset("quick"), changes))))
-    state = build(planned, splits)
+    planned, splits = load_data(make_plan(parse_config(merge(load_preset("quick"), changes))))
+    state = build_state(planned, splits)
+    trainer = Trainer(planned.config, splits, planned.strategy, state, NullStopwatch())  # type: ignore[arg-type]
     state.head.train()
     state.head.compile(dynamic=False, fullgraph=True, backend="eager")
     for step in range(STEPS):
         dynamo.config.error_on_recompile = step >= TRACED
         progress, index = 0.2 + step / 10, torch.arange(16) + step
-        _, outcome = outcome_of(planned.config, splits, planned.strategy, state, index, 0, progress, Watch())  # type: ignore[arg-type]
-        outcome.loss.backward()
-        update(planned.config, state, STEPS)
+        _, output = trainer.forward_batch(index, 0, progress)
+        output.loss.backward()
+        trainer.update(progress + 1 / 10)
         state.optimizer.zero_grad(set_to_none=True)
-        state.head.after_step(progress + 1 / 10)
     assert 1 <= dynamo.utils.counters["stats"]["unique_graphs"] <= TRACED
     assert not dynamo.utils.counters["graph_break"]

@@ -17,19 +17,23 @@ from torch import Tensor
 from maskbench.config.schema import RunConfig
 from maskbench.errors import UsageError
 from maskbench.models.batch_norm import BatchNorm1d
-from maskbench.record import RunRecord, read_record
-from maskbench.runs.plan import plan
-from maskbench.runs.run import checked
+from maskbench.record import RunRecord
+from maskbench.runs.plan import make_plan
+from maskbench.runs.run import check_run
 from maskbench.runtime import process_group
-from maskbench.runtime.distributed import pooled
-from maskbench.runtime.launcher import Launch, first_node, launched
-from maskbench.training.microbatches import refusal
-from tests.helpers import together
-from tests.helpers.tiny import tiny
+from maskbench.runtime.distributed import all_reduce_weighted_mean
+from maskbench.runtime.launcher import Launch, detect_launch, first_node
+from maskbench.training.microbatches import indivisible_reason
+from tests.helpers import multi_process_training
+from tests.helpers.run_results import assert_nearly_equal, read_only_record
+from tests.helpers.tiny_run import tiny_config
+from tests.helpers.torchrun import torchrun_command
 
 FAST = ("block", "ibot", "barlow", "block/2", "ibot/2", "probes")
 IN_FLOAT32 = tuple(f"{case}/fp32" for case in ("random", "ibot", "barlow", "hard-patches-predicted"))
-IN_FLOAT64 = tuple(case for case in together.CASES if case != "hard-patches-predicted")  # whose network is in float32
+IN_FLOAT64 = tuple(  # the network of hard-patches-predicted is in float32
+    case for case in multi_process_training.CASES if case != "hard-patches-predicted"
+)
 IN_PARTS = tuple(f"{case}/{count}" for case in ("gmml", "zoom-in-mask", "attmask-high", "local-crops", "dino", "simmim")
                  for count in (2, 4))  # fmt: skip
 ROBUST = "probes/robust:severities=[3]"
@@ -37,8 +41,8 @@ Found = dict[int, list[dict[str, Any]]]
 
 
 def trained(folder: Path, epochs: int, *cases: str) -> Found:
-    """What `together` finds, by the number of processes, for each of them."""
-    command = [sys.executable, "-m", "tests.helpers.together", str(folder), "1,2,4", str(epochs), *cases]
+    """What `multi_process_training` finds, by the number of processes, for each process."""
+    command = [sys.executable, "-m", "tests.helpers.multi_process_training", str(folder), "1,2,4", str(epochs), *cases]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return {
@@ -149,14 +153,16 @@ def test_torchrun_and_srun_say_the_same() -> None:
     torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "gpu07"}
     srun = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_TASKS_PER_NODE": "4(x2)",
             "SLURM_JOB_NODELIST": "gpu[07-09,12],login1", "MASTER_PORT": "29500"}  # fmt: skip
-    assert launched(torchrun) == launched(srun) == Launch(5, 8, 1, 4, "gpu07", 29500)
-    assert launched({}) == Launch() and launched({}).first
+    assert detect_launch(torchrun) == detect_launch(srun) == Launch(5, 8, 1, 4, "gpu07", 29500)
+    assert detect_launch({}) == Launch() and detect_launch({}).is_rank0
     del srun["MASTER_PORT"]
-    assert launched({**srun, "SLURM_JOB_ID": "123456"}).port == 20_000 + 123456 % 10_000
+    assert detect_launch({**srun, "SLURM_JOB_ID": "123456"}).port == 20_000 + 123456 % 10_000
     step = {**srun, "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "gpu12"}
-    assert (launched(step).world, launched(step).address) == (2, "gpu12")
+    assert (detect_launch(step).world_size, detect_launch(step).address) == (2, "gpu12")
     del step["SLURM_STEP_NUM_TASKS"]
-    assert launched({**step, "SLURM_NTASKS": "8"}) == Launch(), "a batch script is one process, whatever it may start"
+    assert detect_launch({**step, "SLURM_NTASKS": "8"}) == Launch(), (
+        "a batch script is one process, whatever it may start"
+    )
 
 
 @pytest.mark.parametrize(("seen", "starter", "chosen"), [(4, "srun", 1), (1, "srun", 0), (4, "torchrun", 1)])
@@ -170,12 +176,12 @@ def test_each_process_has_a_gpu_of_its_own(
     monkeypatch.setattr(torch.cuda, "set_device", found.append)
     if starter == "torchrun":
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    process_group._prepare("auto", Launch(1, 4, 1, 4))
+    process_group._assign_hardware("auto", Launch(1, 4, 1, 4))
     assert found == [chosen]
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageError, match="4 processes on a machine with 1 GPUs"):
-        process_group._prepare("auto", Launch(1, 4, 1, 4))
+        process_group._assign_hardware("auto", Launch(1, 4, 1, 4))
 
 
 @pytest.mark.parametrize(
@@ -190,26 +196,26 @@ def test_the_first_node(nodes: str, first: str) -> None:
 
 
 def test_what_does_not_divide_is_refused_with_what_does(tmp_path: Path) -> None:
-    assert refusal(100, 1) is None
-    assert refusal(96, 2) == (
+    assert indivisible_reason(100, 1) is None
+    assert indivisible_reason(96, 2) == (
         "a batch of 96 does not divide among train.accumulate=2 parts in multiples of 32 images; "
         "try --batch-size 64 or 128"
     )
     with pytest.raises(UsageError, match="does not divide"):
-        checked(tiny(tmp_path, train__accumulate=4))
+        check_run(tiny_config(tmp_path, train__accumulate=4))
 
 
 @pytest.mark.parametrize(("strategy", "objective"), [("none", "barlow:width=32"), ("curriculum", "mae")])
 def test_what_compares_images_is_not_cut(tmp_path: Path, strategy: str, objective: str) -> None:
     with pytest.raises(UsageError, match="compares the images of a batch with each other"):
-        checked(tiny(tmp_path, strategy, objective=objective, train__accumulate=2))
+        check_run(tiny_config(tmp_path, strategy, objective=objective, train__accumulate=2))
 
 
 def test_parts_leave_a_run_its_name(tmp_path: Path) -> None:
     def name(config: RunConfig) -> str:
-        return plan(config).run_id
+        return make_plan(config).run_id
 
-    assert name(tiny(tmp_path)) == name(tiny(tmp_path, train__accumulate=2))
+    assert name(tiny_config(tmp_path)) == name(tiny_config(tmp_path, train__accumulate=2))
 
 
 def test_in_one_process_nothing_is_another_operation() -> None:
@@ -218,32 +224,21 @@ def test_in_one_process_nothing_is_another_operation() -> None:
     assert torch.equal(ours(features), theirs(features))
     assert all(torch.equal(one, other) for one, other in zip(ours.buffers(), theirs.buffers(), strict=True))
     centre = torch.ones(5)
-    assert pooled([features.mean(0)], [8], centre) is not centre
-    assert pooled([features[:0].mean(0)], [0], centre) is centre
+    assert all_reduce_weighted_mean([features.mean(0)], [8], centre) is not centre
+    assert all_reduce_weighted_mean([features[:0].mean(0)], [0], centre) is centre
     parts = [features[:2].mean(0), features[:0].mean(0), features[2:].mean(0)]
-    torch.testing.assert_close(pooled(parts, [2, 0, 6], centre), features.mean(0))
+    torch.testing.assert_close(all_reduce_weighted_mean(parts, [2, 0, 6], centre), features.mean(0))
 
 
 # Whole runs.
-
-
-LONG = ["--strategy", "random", "--limit", "256", "--batch-size", "128", "--warmup-epochs", "0", "--probes", "knn"]
-LONG += ["--img-size", "16", "--device", "cpu", "--precision", "fp32", "--set", "train.online_every=100"]
-LONG += ["--set", "model.kwargs={embed_dim: 32, depth: 1, num_heads: 2}", "--lr", "1e-3"]
-
-
-def command(count: int, *arguments: str) -> list[str]:
-    alone = [sys.executable, "-m", "maskbench"]
-    several = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return [*(alone if count == 1 else [*several, "-m", "maskbench"]), "run", *LONG, *arguments]
 
 
 def started(folder: Path, count: int, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command(count, *arguments), cwd=folder, env=environment, text=True, preexec_fn=heed, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        torchrun_command(count, *arguments), cwd=folder, env=environment, text=True, preexec_fn=heed,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
@@ -254,27 +249,9 @@ def finished(folder: Path, count: int, *arguments: str) -> str:
     return said
 
 
-def the_record(folder: Path, strategy: str = "random") -> RunRecord:
-    records = map(read_record, folder.glob(f"results/quick/runs/{strategy}-*/record.json"))
-    (record,) = (each for each in records if each.objective["name"] != "random-init")
-    return record
-
-
-def near(one: RunRecord, other: RunRecord) -> None:
-    """All but rounding, and what depends on clock and machine."""
-    assert one.run_id == other.run_id and one.status == other.status == "complete"
-    for ours, theirs in zip(one.curve, other.curve, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
-        assert ours["lr"] == theirs["lr"]
-    for name, value in one.metrics.items():
-        if not name.startswith("cost/"):
-            assert value == pytest.approx(other.metrics[name], abs=0.005), name
-    assert one.diagnostics["realised_ratio_mean"] == pytest.approx(other.diagnostics["realised_ratio_mean"])
-
-
 WHAT = {  # the flags of a run, by the strategy that its folder is named after
     "random": ["--epochs", "10"],
-    "block-ibot": ["--epochs", "10", "--strategy", "block-ibot", "--objective", together.IBOT],
+    "block-ibot": ["--epochs", "10", "--strategy", "block-ibot", "--objective", multi_process_training.IBOT],
     "none": ["--epochs", "10", "--strategy", "none", "--objective", "barlow:width=48:scale=0.1"],
 }
 
@@ -284,7 +261,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """What one process makes of it."""
     folder = tmp_path_factory.mktemp("whole")
     finished(folder, 1, *WHAT[request.param])
-    return request.param, the_record(folder, request.param)
+    return request.param, read_only_record(folder, request.param)
 
 
 @pytest.mark.integration
@@ -293,8 +270,8 @@ def test_a_run_by_several_processes(tmp_path: Path, whole: tuple[str, RunRecord]
     """mae, ibot and barlow: final accuracies within 0.5 points, among all else that a record says."""
     strategy, expected = whole
     said = finished(tmp_path, count, *WHAT[strategy])
-    near(the_record(tmp_path, strategy), expected)
-    assert the_record(tmp_path, strategy).environment["processes"] == count
+    assert_nearly_equal(read_only_record(tmp_path, strategy), expected)
+    assert read_only_record(tmp_path, strategy).environment["processes"] == count
     assert said.count("20 steps of 128") == 1, "one process speaks"
     assert not list(tmp_path.glob("**/*.lock")) and not list(tmp_path.glob("**/checkpoint*"))
     assert finished(tmp_path, count, *WHAT[strategy]).count("is done already") == 2  # and the control
@@ -304,7 +281,7 @@ def test_a_run_by_several_processes(tmp_path: Path, whole: tuple[str, RunRecord]
 def longer(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     folder = tmp_path_factory.mktemp("longer")
     finished(folder, 1, "--epochs", "40")
-    return the_record(folder)
+    return read_only_record(folder)
 
 
 def checkpointed(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -324,9 +301,9 @@ def test_killed_and_gone_on_with_by_another_number(tmp_path: Path, longer: RunRe
         process.communicate(timeout=60)
     assert not list(tmp_path.glob("results/quick/runs/random-*/record.json"))
     assert "goes on from step" in finished(tmp_path, after, "--epochs", "40")
-    near(the_record(tmp_path), longer)
-    assert the_record(tmp_path).interruptions == 1
-    assert any(f"processes is {after} here, {before} there" in each for each in the_record(tmp_path).warnings)
+    assert_nearly_equal(read_only_record(tmp_path), longer)
+    assert read_only_record(tmp_path).interruptions == 1
+    assert any(f"processes is {after} here, {before} there" in each for each in read_only_record(tmp_path).warnings)
 
 
 def children(parent: int) -> list[int]:
@@ -372,7 +349,7 @@ class Moody(Strategy):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("where", ["distributed.rank() == 1", "distributed.world() == 2"])
+@pytest.mark.parametrize("where", ["distributed.rank() == 1", "distributed.world_size() == 2"])
 def test_what_fails_in_a_process_is_told_once_and_recorded(tmp_path: Path, where: str) -> None:
     (tmp_path / "moody.py").write_text(FAILING.replace("{where}", where))
     with started(tmp_path, 2, "--strategy", "moody", "--plugin", "moody.py", "--epochs", "10") as process:
@@ -380,7 +357,7 @@ def test_what_fails_in_a_process_is_told_once_and_recorded(tmp_path: Path, where
         assert process.returncode != 0
     lines = [line for line in said.splitlines() if "failed in process" in line and "the moon" in line]
     assert len(lines) == 1, said[-3000:]
-    record = the_record(tmp_path, "moody")
+    record = read_only_record(tmp_path, "moody")
     assert record.status == "failed" and record.error is not None and "the moon" in record.error
     assert "KeyError" in next(tmp_path.glob("**/traceback.txt")).read_text()
 

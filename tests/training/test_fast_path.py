@@ -8,26 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainMae
-from maskbench.config.schema import merge, parse, preset
-from maskbench.runs.plan import Plan, build, load_splits, plan
-from maskbench.training.loop import outcome_of, update
-from maskbench.training.train_state import State, new_state
-from tests.training.test_no_sync import Watch
+from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.runs.plan import Plan, build_state, load_data, make_plan
+from maskbench.training.train_state import TrainState, initial_state
+from maskbench.training.trainer import Trainer
+from tests.helpers.one_step import NullStopwatch
 
 SIZE = {"embed_dim": 48, "depth": 3, "num_heads": 3}
 DECODER = {"decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2}
 STEPS, BATCH = 20, 32
 
 
-def ours(precision: str, attention: str) -> tuple[Plan, Any, State]:
+def ours(precision: str, attention: str) -> tuple[Plan, Any, TrainState]:
     changes = {
         "strategy": "random", "regime": "matched", "ratio": 0.75, "data.limit": STEPS * BATCH, "data.img_size": 16,
         "objective": {"name": "mae", "parameters": {**DECODER, "normalise": "patch"}}, "model.kwargs": SIZE,
         "system": {"device": "cpu", "precision": precision, "attention": attention},
         "train.batch_size": BATCH, "train.epochs": 1, "train.warmup_epochs": 0,
     }  # fmt: skip
-    planned, splits = load_splits(plan(parse(merge(preset("quick"), changes))))
-    return planned, splits, build(planned, splits)
+    planned, splits = load_data(make_plan(parse_config(merge(load_preset("quick"), changes))))
+    return planned, splits, build_state(planned, splits)
 
 
 def twin(head: nn.Module) -> PlainMae:
@@ -43,18 +43,19 @@ def losses(precision: str, attention: str) -> tuple[Tensor, Tensor]:
     """Of every step: ours, and the plain model's on the same crops and masks, each with its own AdamW."""
     planned, splits, state = ours(precision, attention)
     config, plain = planned.config, twin(state.head)
-    state = new_state(config, state.head, planned.strategy)
+    state = initial_state(config, state.head, planned.strategy)
     matrices = [parameter for name, parameter in plain.named_parameters() if _decays(name, parameter)]
     others = [parameter for name, parameter in plain.named_parameters() if not _decays(name, parameter)]
     groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, weight_decay=config.train.weight_decay)
     found: list[tuple[float, float]] = []
+    trainer = Trainer(config, splits, planned.strategy, state, NullStopwatch())  # type: ignore[arg-type]
     for step in range(STEPS):
         index = torch.arange(step * BATCH, (step + 1) * BATCH)
-        view, outcome = outcome_of(config, splits, planned.strategy, state, index, 0, step / STEPS, Watch())  # type: ignore[arg-type]
+        view, output = trainer.forward_batch(index, 0, step / STEPS)
         state.optimizer.zero_grad()
-        outcome.loss.backward()
-        update(config, state, STEPS)
+        output.loss.backward()
+        trainer.update((step + 1) / STEPS)
         state.step += 1
         assert view.hidden is not None
         loss = plain(view.images, view.hidden.float())
@@ -63,7 +64,7 @@ def losses(precision: str, attention: str) -> tuple[Tensor, Tensor]:
         for group, ours_ in zip(optimizer.param_groups, state.optimizer.param_groups, strict=True):
             group["lr"] = ours_["lr"]
         optimizer.step()
-        found.append((outcome.loss.item(), loss.item()))
+        found.append((output.loss.item(), loss.item()))
     one, other = torch.tensor(found, dtype=torch.float64).T
     return one, other
 

@@ -7,14 +7,14 @@ import torch
 
 from maskbench.api import degrade
 from maskbench.bench import strategies as bench
-from maskbench.core.rng import Draws, keys
-from maskbench.data.color_jitter import Colours, recoloured
-from maskbench.runs.plan import build, load_splits, pictured, plan
+from maskbench.core.rng import CounterRNG, sample_keys
+from maskbench.data.color_jitter import ColorJitter, jitter_colors
+from maskbench.runs.plan import build_state, example_view, load_data, make_plan
 from maskbench.runs.run import run
 from maskbench.strategy import REGISTRY
-from maskbench.testing.synthetic_batch import SQUARE, tensors
-from tests.helpers.tiny import tiny
-from tests.training.test_no_sync import one_step
+from maskbench.testing.synthetic_batch import SQUARE, tensors_of
+from tests.helpers.one_step import one_step
+from tests.helpers.tiny_run import tiny_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 
@@ -22,20 +22,20 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("name", [name for name in REGISTRY.names() if name != "none"])
 def test_every_strategy_trains(tmp_path: Path, name: str) -> None:
     few = {"data__limit": 128, "train__batch_size": 64, "train__epochs": 1, "train__warmup_epochs": 0}
-    record = run(tiny(tmp_path, name, system__device="cuda", system__precision="bf16", probes="knn", **few))
+    record = run(tiny_config(tmp_path, name, system__device="cuda", system__precision="bf16", probes="knn", **few))
     assert record.status == "complete", record.error
     assert record.environment["gpu"] and record.metrics["cost/peak_memory_mib"] > 0
 
 
 @pytest.mark.parametrize("objective", ["simmim", "gmml", "dino", "ibot", "barlow"])
 def test_every_objective_trains(tmp_path: Path, objective: str) -> None:
-    record = run(tiny(tmp_path, "random", objective={"name": objective}, system__device="cuda", train__epochs=1))
+    record = run(tiny_config(tmp_path, "random", objective={"name": objective}, system__device="cuda", train__epochs=1))
     assert record.status == "complete", record.error
 
 
 def test_every_probe_answers(tmp_path: Path) -> None:
     probes = "knn,linear,linear:blocks=2,lowshot,attentive:epochs=1,finetune:epochs=1,dense:images=200,robust,features"
-    record = run(tiny(tmp_path, "random", system__device="cuda", train__epochs=1, probes=probes))
+    record = run(tiny_config(tmp_path, "random", system__device="cuda", train__epochs=1, probes=probes))
     assert record.status == "complete", record.error
     assert all(torch.isfinite(torch.tensor(value)) for value in record.metrics.values())
 
@@ -45,9 +45,9 @@ def test_masks_are_those_of_a_cpu(tmp_path: Path, name: str) -> None:
     """Bit for bit, what is hidden or weighed; crops, noise and targets to the rounding of float32."""
     found = []
     for device in ("cpu", "cuda"):
-        planned, splits = load_splits(plan(tiny(tmp_path, name, system__device=device)))
-        images, view = pictured(planned, splits, build(planned, splits))
-        found.append({"crops": images, **tensors(view)})
+        planned, splits = load_data(make_plan(tiny_config(tmp_path, name, system__device=device)))
+        images, view = example_view(planned, splits, build_state(planned, splits))
+        found.append({"crops": images, **tensors_of(view)})
     here, there = found
     assert here.keys() == there.keys()
     for key, value in here.items():
@@ -59,7 +59,7 @@ def test_masks_are_those_of_a_cpu(tmp_path: Path, name: str) -> None:
 
 def test_deterministic_runs_are_the_same_to_the_last_digit(tmp_path: Path) -> None:
     """Only with deterministic algorithms are two runs that."""
-    one, two = (run(tiny(tmp_path / name, "random", system__device="cuda", system__deterministic=True))
+    one, two = (run(tiny_config(tmp_path / name, "random", system__device="cuda", system__deterministic=True))
                 for name in ("one", "two"))  # fmt: skip
     assert [row["loss"] for row in one.curve] == [row["loss"] for row in two.curve]
 
@@ -68,9 +68,9 @@ def test_every_strategy_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By `bench strategies`, also those that train a network."""
     monkeypatch.setattr(bench, "GRIDS", {"32/4": SQUARE})
     monkeypatch.setattr(bench, "BATCH", 32)
-    monkeypatch.setattr(bench, "SHORTEST_S", 1e-9)
-    rows = bench.time_strategies(None, rounds=1)["rows"]
-    timed = {row["strategy"] for row in rows if row["device"] == "cuda" and row["us_per_image"] > 0}
+    monkeypatch.setattr(bench, "MIN_TIMING_S", 1e-9)
+    rows = bench.time_strategies(None, rounds=1).rows
+    timed = {row.strategy for row in rows if row.device == "cuda" and row.us_per_image > 0}
     assert timed == {name for name in REGISTRY.names() if name != "none"}
 
 
@@ -86,8 +86,12 @@ def test_colours_are_those_of_a_cpu() -> None:
     images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     mean, std, index = torch.full((3,), 0.5), torch.full((3,), 0.25), torch.arange(64)
     here, there = (
-        recoloured(
-            images.to(device), Colours(blur=0.5), Draws(keys(index.to(device), 0)), mean.to(device), std.to(device)
+        jitter_colors(
+            images.to(device),
+            ColorJitter(blur=0.5),
+            CounterRNG(sample_keys(index.to(device), 0)),
+            mean.to(device),
+            std.to(device),
         )
         for device in ("cpu", "cuda")
     )
@@ -98,7 +102,7 @@ def test_colours_are_those_of_a_cpu() -> None:
 @pytest.mark.parametrize("objective", ["mae", "ibot"])
 def test_a_compiled_step_trains(tmp_path: Path, objective: str) -> None:
     compiled = {"system__device": "cuda", "system__precision": "bf16", "system__compile": True, "train__epochs": 1}
-    record = run(tiny(tmp_path, "random", objective={"name": objective}, **compiled))
+    record = run(tiny_config(tmp_path, "random", objective={"name": objective}, **compiled))
     assert record.status == "complete", record.error
 
 
@@ -113,9 +117,9 @@ def test_a_compiled_step_trains(tmp_path: Path, objective: str) -> None:
 def test_a_step_never_waits(tmp_path: Path, name: str, objective: str) -> None:
     """Forward, backward and update, as far as torch notices: more than fake tensors do (test_no_sync.py). The
     first step may: constants go to the device, the optimizer's state comes to be."""
-    config = tiny(tmp_path, name, objective={"name": objective}, system__device="cuda", system__precision="bf16")
-    planned, splits = load_splits(plan(config))
-    state, index = build(planned, splits), torch.arange(64, device="cuda")
+    config = tiny_config(tmp_path, name, objective={"name": objective}, system__device="cuda", system__precision="bf16")
+    planned, splits = load_data(make_plan(config))
+    state, index = build_state(planned, splits), torch.arange(64, device="cuda")
     one_step(planned, splits, state, index, backward=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -127,7 +131,7 @@ def test_a_step_never_waits(tmp_path: Path, name: str, objective: str) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU here")
 def test_another_gpu_is_used_measured_and_named(tmp_path: Path) -> None:
     before = torch.cuda.memory_allocated(0)
-    record = run(tiny(tmp_path, "random", system__device="cuda:1", train__epochs=1))
+    record = run(tiny_config(tmp_path, "random", system__device="cuda:1", train__epochs=1))
     assert record.status == "complete" and record.metrics["cost/mask_ms"] > 0, record.error
     assert torch.cuda.memory_allocated(0) == before
     assert record.environment["gpu"] == torch.cuda.get_device_name(1)

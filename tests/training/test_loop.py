@@ -10,36 +10,38 @@ from torch import Tensor
 
 from maskbench.config.schema import RunConfig
 from maskbench.core.grid import Grid
-from maskbench.runs.plan import Plan, build, load_splits, plan
+from maskbench.runs.plan import Plan, build_state, load_data, make_plan
 from maskbench.runs.run_facts import object_shares
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import REGISTRY
-from maskbench.training.crops import crops, sample, sampled
-from maskbench.training.data_order import data_order
+from maskbench.training.crops import make_crops, sample_crops, sample_indices
+from maskbench.training.data_order import epoch_order
 from maskbench.training.loop import Diverged, pretrain
 from maskbench.training.schedules import learning_rate, steps_per_epoch, weight_decay_groups
-from maskbench.training.train_state import State
-from maskbench.training.views import context_for, degraded
-from tests.helpers.tiny import tiny
+from maskbench.training.train_state import TrainState
+from maskbench.training.trainer import Trainer
+from maskbench.training.views import make_context, make_view
+from tests.helpers.tiny_run import tiny_config
 
 
 def ready(config: RunConfig) -> tuple:  # type: ignore[type-arg]
-    planned, splits = load_splits(plan(config))
-    return planned, splits, build(planned, splits)
+    planned, splits = load_data(make_plan(config))
+    return planned, splits, build_state(planned, splits)
 
 
-def train(config: RunConfig, planned: Plan, splits, state: State, on_step=lambda *_: None) -> Stopwatch:  # type: ignore[no-untyped-def]
+def train(config: RunConfig, planned: Plan, splits, state: TrainState, on_step=lambda *_: None) -> Stopwatch:  # type: ignore[no-untyped-def]
     watch = Stopwatch(torch.device("cpu"))
-    pretrain(config, splits, planned.strategy, state, watch, online=dict, on_step=on_step, on_epoch=lambda _: None)
+    trainer = Trainer(config, splits, planned.strategy, state, watch)
+    pretrain(trainer, online=dict, on_step=on_step, on_epoch=lambda _: None)
     return watch
 
 
-def weights(state: State) -> dict[str, Tensor]:
+def weights(state: TrainState) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in state.head.state_dict().items()}
 
 
 def test_learning_rate_by_hand(tmp_path: Path) -> None:
-    config = tiny(tmp_path, train__epochs=10, train__warmup_epochs=2, train__lr=1.0, train__min_lr=0.1)
+    config = tiny_config(tmp_path, train__epochs=10, train__warmup_epochs=2, train__lr=1.0, train__min_lr=0.1)
     rates = [learning_rate(config, step, 4) for step in range(40)]
     assert rates[:8] == pytest.approx([(step + 1) / 8 for step in range(8)])
     for step in range(8, 40):
@@ -49,11 +51,11 @@ def test_learning_rate_by_hand(tmp_path: Path) -> None:
 
 
 def test_weight_decay_follows_half_a_cosine_and_gradients_are_clipped(tmp_path: Path) -> None:
-    config = tiny(tmp_path, train__weight_decay=0.04, train__weight_decay_end=0.4, train__clip_grad=0.01)
+    config = tiny_config(tmp_path, train__weight_decay=0.04, train__weight_decay_end=0.4, train__clip_grad=0.01)
     planned, splits, state = ready(config)
     decays, norms = [], []
 
-    def look(state: State, _: float | None) -> None:
+    def look(state: TrainState, _: float | None) -> None:
         decays.append([group["weight_decay"] for group in state.optimizer.param_groups])
         gradients = [p.grad for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients)))
@@ -66,12 +68,12 @@ def test_weight_decay_follows_half_a_cosine_and_gradients_are_clipped(tmp_path: 
 
 
 def test_learning_rate_per_256_images(tmp_path: Path) -> None:
-    assert tiny(tmp_path, train__blr=1e-3, train__batch_size=64).lr == pytest.approx(2.5e-4)
+    assert tiny_config(tmp_path, train__blr=1e-3, train__batch_size=64).lr == pytest.approx(2.5e-4)
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
     labels = torch.zeros(500)
-    orders = [data_order(seed, epoch, labels).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    orders = [epoch_order(seed, epoch, labels).tolist() for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(order) == list(range(500)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
@@ -79,30 +81,30 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
 @pytest.mark.parametrize("count", [1, 7, 256, 1000])
 def test_a_sample_of_sorted_images_has_every_class_in_proportion(tmp_path: Path, count: int) -> None:
     """Folders come class by class, and what is fitted to images, shown of them or said of their masks is of all."""
-    config = tiny(tmp_path)
-    planned, splits = load_splits(plan(config))
+    config = tiny_config(tmp_path)
+    planned, splits = load_data(make_plan(config))
     order = splits.train.labels.argsort()
     splits = replace(splits, train=splits.train.take(order))
-    numbers = sampled(splits, count)
+    numbers = sample_indices(splits, count)
     assert len(numbers.unique()) == len(numbers) == min(count, 300)
     shares = splits.train.labels.bincount() / 300
     found = splits.train.labels[numbers].bincount(minlength=len(shares)) / len(numbers)
     assert (found - shares).abs().max() <= 1 / len(numbers)  # of any run of images, one too many or too few
-    batch = sample(config, planned.strategy, splits, count)
+    batch = sample_crops(config, planned.strategy, splits, count)
     assert torch.equal(batch.index, numbers) and torch.equal(batch.labels, splits.train.labels[numbers])
 
 
 def test_the_objects_are_those_of_the_sampled_images(tmp_path: Path) -> None:
     """An image of nothing but its object, cropped as the strategy's images are, is the object's share of each patch."""
-    config = tiny(tmp_path, data__crop_scale=[0.3, 1.0])
-    planned, splits = load_splits(plan(config))
+    config = tiny_config(tmp_path, data__crop_scale=[0.3, 1.0])
+    planned, splits = load_data(make_plan(config))
     objects = splits.train.objects
     assert objects is not None
     silhouettes = replace(
         splits, train=replace(splits.train, pixels=objects[:, None].to(torch.uint8).mul(255).expand(-1, 3, -1, -1)),
         mean=torch.zeros(3), std=torch.ones(3),
     )  # fmt: skip
-    shown = sample(config, planned.strategy, silhouettes, 256).images[:, 0]
+    shown = sample_crops(config, planned.strategy, silhouettes, 256).images[:, 0]
     found = object_shares(config, planned.strategy, splits)
     assert found is not None and found.shape == (256, 16)
     torch.testing.assert_close(found, shown.unflatten(2, (4, 4)).unflatten(1, (4, 4)).mean((2, 4)).flatten(1))
@@ -111,10 +113,10 @@ def test_the_objects_are_those_of_the_sampled_images(tmp_path: Path) -> None:
 def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
     seen = {}
     for strategy in ("random", "gmml", "attmask-high", "zoom-in-mask"):
-        planned, splits, state = ready(tiny(tmp_path, strategy))
+        planned, splits, state = ready(tiny_config(tmp_path, strategy))
         first = {name: value.clone() for name, value in state.head.encoder.state_dict().items()}
         decoder = {name: value.clone() for name, value in state.head.state_dict().items() if "encoder" not in name}
-        index = data_order(0, 1, splits.train.labels)[:64]
+        index = epoch_order(0, 1, splits.train.labels)[:64]
         boxes = []
         original = planned.strategy
         from maskbench.training import crops as module
@@ -126,7 +128,7 @@ def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
         module_random_boxes = module.random_boxes
         module.random_boxes = spy
         try:
-            clean = crops(planned.config, original, splits, splits.train.take(index), index, 1).images
+            clean = make_crops(planned.config, original, splits, splits.train.take(index), index, 1).images
         finally:
             module.random_boxes = module_random_boxes
         seen[strategy] = (first, decoder, index, boxes[0], clean)
@@ -142,23 +144,23 @@ def test_two_strategies_share_everything_but_the_masks(tmp_path: Path) -> None:
 
 
 def test_another_seed_shares_nothing(tmp_path: Path) -> None:
-    one, two = (ready(tiny(tmp_path, seed=seed)) for seed in (0, 1))
+    one, two = (ready(tiny_config(tmp_path, seed=seed)) for seed in (0, 1))
     weight = "vit.blocks.0.attn.qkv.weight"
     assert not torch.equal(one[2].head.encoder.state_dict()[weight], two[2].head.encoder.state_dict()[weight])
     index = torch.arange(32)
     pictures = [
-        crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 0).images
+        make_crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 0).images
         for planned, splits, _ in (one, two)
     ]
     assert not torch.equal(*pictures)
 
 
 def test_a_mask_in_training_does_not_depend_on_the_batch(tmp_path: Path) -> None:
-    planned, splits, state = ready(tiny(tmp_path))
+    planned, splits, state = ready(tiny_config(tmp_path))
 
     def hidden(index: Tensor) -> Tensor:
-        batch = crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 3)
-        view = degraded(planned.strategy, batch, context_for(planned.config, planned.strategy, state, batch, 3, 0.5))
+        batch = make_crops(planned.config, planned.strategy, splits, splits.train.take(index), index, 3)
+        view = make_view(planned.strategy, batch, make_context(planned.config, planned.strategy, state, batch, 3, 0.5))
         assert view.hidden is not None
         return view.hidden
 
@@ -183,7 +185,7 @@ IBOT = "ibot:prototypes=32:hidden=32:bottleneck=16:local_crops=1:local_size=0.5"
 @pytest.mark.parametrize("stop", [3, 4, 6])
 def test_a_restored_state_goes_on_as_if_never_left(tmp_path: Path, strategy: str, objective: str, stop: int) -> None:
     dropping = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path_rate": 0.2}
-    config = tiny(tmp_path, strategy, objective=objective, model__kwargs=dropping)
+    config = tiny_config(tmp_path, strategy, objective=objective, model__kwargs=dropping)
     planned, splits, state = ready(config)
     train(config, planned, splits, state)
     assert state.step == 8
@@ -191,7 +193,7 @@ def test_a_restored_state_goes_on_as_if_never_left(tmp_path: Path, strategy: str
     class Left(Exception):
         pass
 
-    def leave(state: State, _: float | None) -> None:
+    def leave(state: TrainState, _: float | None) -> None:
         if state.step == stop:
             raise Left
 
@@ -215,7 +217,7 @@ def test_training_uses_no_global_randomness(tmp_path: Path) -> None:
     results = []
     for disturbance in (1, 2):
         torch.manual_seed(disturbance)
-        config = tiny(tmp_path)
+        config = tiny_config(tmp_path)
         planned, splits, state = ready(config)
         train(config, planned, splits, state)
         results.append(weights(state))
@@ -223,7 +225,7 @@ def test_training_uses_no_global_randomness(tmp_path: Path) -> None:
 
 
 def test_loss_falls(tmp_path: Path) -> None:
-    config = tiny(tmp_path, train__epochs=8)
+    config = tiny_config(tmp_path, train__epochs=8)
     planned, splits, state = ready(config)
     train(config, planned, splits, state)
     losses = [row["loss"] for row in state.curve]
@@ -232,10 +234,10 @@ def test_loss_falls(tmp_path: Path) -> None:
 
 
 def test_divergence_stops_with_the_step(tmp_path: Path) -> None:
-    config = tiny(tmp_path)
+    config = tiny_config(tmp_path)
     planned, splits, state = ready(config)
 
-    def poison(state: State, _: float | None) -> None:
+    def poison(state: TrainState, _: float | None) -> None:
         if state.step == 5:
             with torch.no_grad():
                 state.head.encoder.vit.norm.weight.fill_(math.nan)
@@ -245,13 +247,13 @@ def test_divergence_stops_with_the_step(tmp_path: Path) -> None:
 
 
 def test_teacher_exists_only_for_strategies_that_ask(tmp_path: Path) -> None:
-    assert ready(tiny(tmp_path, "random"))[2].teacher is None
-    config = tiny(tmp_path, "attmask-high", train__teacher_momentum=0.9)
+    assert ready(tiny_config(tmp_path, "random"))[2].teacher is None
+    config = tiny_config(tmp_path, "attmask-high", train__teacher_momentum=0.9)
     planned, splits, state = ready(config)
     first = state.head.encoder.vit.norm.weight.detach().clone()
     average = [first]
 
-    def follow(state: State, _: float | None) -> None:
+    def follow(state: TrainState, _: float | None) -> None:
         average[0] = 0.9 * average[0] + 0.1 * state.head.encoder.vit.norm.weight.detach()
 
     train(config, planned, splits, state, follow)
@@ -261,7 +263,7 @@ def test_teacher_exists_only_for_strategies_that_ask(tmp_path: Path) -> None:
 
 
 def test_weight_decay_spares_vectors_tokens_and_positions(tmp_path: Path) -> None:
-    _, _, state = ready(tiny(tmp_path))
+    _, _, state = ready(tiny_config(tmp_path))
     decayed, spared = weight_decay_groups(state.head, 0.05)
     names = {id(parameter): name for name, parameter in state.head.named_parameters()}
     spared_names = {names[id(parameter)] for parameter in spared["params"]}
@@ -276,7 +278,7 @@ def test_weight_decay_spares_vectors_tokens_and_positions(tmp_path: Path) -> Non
 
 
 def test_phases_account_for_the_time(tmp_path: Path) -> None:
-    config = tiny(tmp_path, train__epochs=4)
+    config = tiny_config(tmp_path, train__epochs=4)
     planned, splits, state = ready(config)
     watch = train(config, planned, splits, state)
     assert watch.steps == 4 * steps_per_epoch(config, 300) - 5, "warm-up is not timed"

@@ -3,11 +3,10 @@ mixes devices, or asks the device for a number (.item(), nonzero, boolean indexi
 every copy between host and device. Backward passes want a driver: they are tried on fake tensors of a CPU, where asking
 for a number is an error too. Kernels that wait without saying so are not found out."""
 
-import contextlib
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -17,30 +16,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from maskbench.api import degrade
-from maskbench.config.schema import merge, parse, preset
+from maskbench.config.settings import load_preset, merge, parse_config
 from maskbench.core.view import View
 from maskbench.data import color_jitter
 from maskbench.data.splits import Splits
-from maskbench.runs.plan import Plan, build, load_splits, plan
+from maskbench.runs.plan import build_state, load_data, make_plan
 from maskbench.strategy import REGISTRY
-from maskbench.testing.synthetic_batch import batch_for
-from maskbench.training.loop import Learner, _tally, learn, outcome_from, update
-from maskbench.training.microbatches import Part
-from maskbench.training.train_state import State, followed, new_state
-from maskbench.training.views import shown_of
+from maskbench.testing.synthetic_batch import make_batch
+from maskbench.training.train_state import initial_state
+from tests.helpers.one_step import one_step
 
 CUDA = torch.device("cuda")
 VARYING = {
     "attmask-high", "attmask-hint", "attmask-low", "block", "block-dinov2", "block-ibot", "cluster", "multi-block",
 }  # fmt: skip
 NAMES = [name for name in REGISTRY.names() if name not in ("none", "distort")]  # distort: grid_sample wants a driver
-
-
-class Watch:
-    """A stopwatch that stops nothing."""
-
-    def phase(self, name: str) -> Any:
-        return contextlib.nullcontext()
 
 
 class Waits(Exception):
@@ -65,9 +55,9 @@ class Apart(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def _own_constants() -> Iterator[None]:
     """Fake ones do not outlive their test."""
-    color_jitter.constants.cache_clear()
+    color_jitter.yiq_matrices.cache_clear()
     yield
-    color_jitter.constants.cache_clear()
+    color_jitter.yiq_matrices.cache_clear()
 
 
 def moved(module: nn.Module | None, mode: FakeTensorMode, device: torch.device) -> None:
@@ -96,39 +86,18 @@ def stepped(name: str, objective: str = "mae", device: torch.device = CUDA, **se
     """The view in a step on the device, with fake tensors, done as `pretrain` does it."""
     changes = {"strategy": name, "objective": objective, "system.device": "cpu", "system.precision": "fp32",
                "train.batch_size": 64, "data.limit": 300, "data.img_size": 32, **settings}  # fmt: skip
-    planned, splits = load_splits(plan(parse(merge(preset("quick"), changes))))
-    state = build(planned, splits)
+    planned, splits = load_data(make_plan(parse_config(merge(load_preset("quick"), changes))))
+    state = build_state(planned, splits)
     with FakeTensorMode() as mode:
         for module in (state.head, state.module, None if state.teacher is None else state.teacher.copy):
             moved(module, mode, device)
         teacher, untaught = state.teacher, REGISTRY.create("random")
-        state = replace(new_state(planned.config, state.head, untaught, state.module), teacher=teacher)
+        state = replace(initial_state(planned.config, state.head, untaught, state.module), teacher=teacher)
         splits = fake_splits(splits, mode, device)
-        color_jitter.constants(splits.mean.device, torch.float32)  # once a process
+        color_jitter.yiq_matrices(splits.mean.device, torch.float32)  # once a process
         with Apart():
             index = torch.empty(64, dtype=torch.int64, device=device)
             return one_step(planned, splits, state, index, backward=device != CUDA)
-
-
-def one_step(planned: Plan, splits: Splits, state: State, index: Tensor, *, backward: bool) -> View:
-    """The view in a step as `pretrain` does it, the loss unseen; without a backward pass all gradients are 0."""
-    config, strategy, watch = planned.config, planned.strategy, cast(Any, Watch())
-    learner = Learner(state.head.train(), strategy, state.module)
-    shown = [shown_of(config, splits, strategy, state, Part(index, 0, len(index)), 0, 0.5, watch)]
-    if backward:
-        outcomes = learn(config, state, learner, shown, watch)
-    else:
-        outcome = outcome_from(config, state, learner, shown[0], watch)
-        outcomes = [outcome._replace(loss=outcome.loss.detach())]
-        for parameter in learner.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-    update(config, state, per_epoch=4)
-    state.head.after_step(0.5)
-    if state.teacher is not None:
-        state.teacher.update(followed(state.head, strategy))
-    if index.is_cuda:  # a CPU's loss is looked at always
-        assert _tally(state, shown, outcomes, look=False) is None
-    return shown[0].given.views[0]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +111,7 @@ def test_a_step_asks_for_nothing(name: str, device: str) -> None:
     with pytest.raises(DataDependentOutputException) as caught:
         stepped(name, device=torch.device(device))
     ours = [frame for frame in traceback.extract_tb(caught.value.__traceback__) if "/maskbench/" in frame.filename]
-    assert ours[-1].filename.endswith("vit.py") and "present.sum(1).max()" in (ours[-1].line or "")
+    assert ours[-1].filename.endswith("encoder.py") and "present.sum(1).max()" in (ours[-1].line or "")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -161,6 +130,6 @@ def test_what_a_strategy_builds_goes_to_the_images(monkeypatch: pytest.MonkeyPat
     """For `bench strategies`, and for loops of others."""
     devices: list[Any] = []
     monkeypatch.setattr(nn.Module, "to", lambda self, device: devices.append(torch.device(device)) or self)
-    batch = batch_for(REGISTRY.create("adios"), 4)
+    batch = make_batch(REGISTRY.create("adios"), 4)
     degrade("adios", batch.images, patch_size=4)
     assert devices == [batch.images.device] * 2

@@ -10,8 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.across_datasets import by_data
-from maskbench.analysis.comparison import BASELINE, PRIMARY, groups
+from maskbench.analysis.across_datasets import split_data
 from maskbench.analysis.figures import (
     accuracy_against_cost,
     accuracy_against_ratio,
@@ -20,8 +19,9 @@ from maskbench.analysis.figures import (
     heat_map,
     learning_curves,
 )
-from maskbench.analysis.figures.style import RC, Looks, looks
-from maskbench.analysis.results import Results
+from maskbench.analysis.figures.style import RC, Looks, assign_looks
+from maskbench.analysis.metrics import BASELINE, deciding_metric
+from maskbench.analysis.results import Results, split_groups
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
 
@@ -39,9 +39,11 @@ _OURS = re.compile(rf"({'|'.join(NAMES)})(-\d+)?\.(png|svg)")
 
 
 def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> list[Path]:
-    """PNG and SVG of every figure that there is something to draw in, for every group; the paths. Figures of before
-    that show nothing any more are removed. Byte-stable for one version of matplotlib, which is written beside them; a
-    different one only warns."""
+    """Write every figure that has something to show, for every group, as PNG and SVG; the paths.
+
+    Earlier figures that would show nothing now are removed. One version of matplotlib always writes the same bytes; it
+    is written beside the figures, and another one warns.
+    """
     version = folder / "matplotlib-version.txt"
     if version.exists() and version.read_text().strip() != matplotlib.__version__:
         warnings.warn(
@@ -50,7 +52,7 @@ def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> l
             stacklevel=2,
         )
     with matplotlib.rc_context(RC):
-        written = [path for name, figure in drawn(results, baseline) for path in _save(figure, folder / name)]
+        written = [path for name, figure in draw_figures(results, baseline) for path in _save(figure, folder / name)]
     if written:
         write_atomically(version, matplotlib.__version__ + "\n")
     for path in folder.glob("*"):
@@ -59,29 +61,29 @@ def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> l
     return written
 
 
-def drawn(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Figure]]:
-    """Names and figures, in matplotlib's style of the moment. Groups are numbered where there are several."""
+def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Figure]]:
+    """Names and figures, in matplotlib's current style. Groups are numbered where there are several."""
     frame = results.frame
     if not len(frame):
         return
-    look = looks(frame["label"])
+    look = assign_looks(frame["label"])
     by_id = {record.run_id: record for record in results.records}
-    parted = list(groups(frame))
-    for number, (_, members) in enumerate(parted, 1):
-        for name, each in _of_group(members[members["status"] == "complete"], by_id, look, baseline):
-            yield (name if len(parted) == 1 else f"{name}-{number}"), each
-    parts = by_data(frame)
+    grouped = list(split_groups(frame))
+    for number, (_, members) in enumerate(grouped, 1):
+        for name, each in _draw_group(members[members["status"] == "complete"], by_id, look, baseline):
+            yield (name if len(grouped) == 1 else f"{name}-{number}"), each
+    parts = split_data(frame)
     for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
-        metric = _deciding(members)
+        metric = deciding_metric(members)
         figure = None if metric is None else heat_map.draw(members, metric)
         if figure is not None:
             yield (f"data-sets-{number}" if parts["rest"].nunique() > 1 else "data-sets"), figure
 
 
-def _of_group(
+def _draw_group(
     members: pd.DataFrame, by_id: dict[str, RunRecord], look: Looks, baseline: str
 ) -> Iterator[tuple[str, Figure]]:
-    metric = _deciding(members)
+    metric = deciding_metric(members)
     if metric is not None:
         known = members.dropna(subset=[metric])
         figures = {
@@ -98,11 +100,6 @@ def _of_group(
         figure = learning_curves.draw(runs, along, look, baseline)
         if figure is not None:
             yield ("learning-curves" if along == "epoch" else f"learning-curves-{along}"), figure
-
-
-def _deciding(members: pd.DataFrame) -> str | None:
-    """The metric that decides the group's table."""
-    return next((name for name in PRIMARY if name in members and members[name].notna().any()), None)
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import CONTROL, OTHER, Looks, canvas, legend, picked, probe_of
+from maskbench.analysis.figures.style import CONTROL, OTHER, Looks, canvas, legend, pick_coloured, probe_of
 from maskbench.analysis.statistics import mean_interval
 
 RATE = "cost/images_per_s"
@@ -22,8 +22,8 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
         str(label): (own[RATE].mean(), 100 * own[metric].mean())
         for label, own in trained[~trained["control"]].groupby("label")
     }
-    best = front(points)
-    shown = picked({label: accuracy for label, (_, accuracy) in points.items()}, baseline, best)
+    best = pareto_front(points)
+    shown = pick_coloured({label: accuracy for label, (_, accuracy) in points.items()}, baseline, best)
     for label, own in runs.groupby("label", sort=True):
         if own[RATE].isna().all():
             mean = 100 * own[metric].mean()
@@ -46,7 +46,7 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
     return legend(figure, axes, counts, len(points) - len(shown))
 
 
-def front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
     """The labels whose (x, y) no other one reaches in both and beats in one, by x."""
     kept: list[str] = []
     for label in sorted(points, key=lambda label: points[label], reverse=True):

@@ -17,7 +17,7 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks) -> Figure | None:
     figure, (axes,) = canvas("share hidden", f"{probe_of(metric)} (%)")
     trained = runs[~runs["control"]].dropna(subset=[RATIO, metric])
     counts = {}
-    for name, own in trained.groupby(trained["label"].map(but_for_ratio), sort=True):
+    for name, own in trained.groupby(trained["label"].map(without_ratio), sort=True):
         ratio = own.groupby("label")[RATIO].mean().sort_values()
         if len(ratio) < 2:
             continue
@@ -33,7 +33,7 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks) -> Figure | None:
     return legend(figure, axes, counts) if counts else None
 
 
-def but_for_ratio(label: str) -> str:
+def without_ratio(label: str) -> str:
     """ "gmml (fill=noise, ratio=0.5)" -> "gmml (fill=noise)"."""
     name, _, settings = label.removesuffix(")").partition(" (")
     rest = [setting for setting in settings.split(", ") if setting and not setting.startswith("ratio=")]

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import OTHER, Looks, canvas, legend, picked, probe_of
+from maskbench.analysis.figures.style import OTHER, Looks, canvas, legend, pick_coloured, probe_of
 
 SHOWN = {"object_hidden": "share of the object\nthat is hidden", "group_size": "patches in\na hidden group"}
 ENOUGH = 3  # strategies that differ
@@ -17,7 +17,7 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
     if not shown:
         return None
     figure, panels = canvas("", f"{probe_of(metric)} (%)", panels=len(shown))
-    coloured = picked({str(label): own[metric].mean() for label, own in trained.groupby("label")}, baseline)
+    coloured = pick_coloured({str(label): own[metric].mean() for label, own in trained.groupby("label")}, baseline)
     counts = {str(label): len(own) for label, own in trained.groupby("label")}
     for axes, name in zip(panels, shown, strict=True):
         axes.set_xlabel(SHOWN[name])

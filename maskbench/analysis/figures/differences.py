@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import LINE, Looks, canvas, folded, probe_of
+from maskbench.analysis.figures.style import LINE, Looks, canvas, probe_of, wrap_label
 from maskbench.analysis.statistics import paired_difference
 
 ROW = 0.17  # inches
@@ -27,7 +27,7 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks, baseline: str) -> Figure 
     seeds = sorted({each.n for _, _, each in known})
     said = f", n = {seeds[0]}" if len(seeds) == 1 else ""
     x = f"{probe_of(metric)}:\ndifference from {baseline} (points{said})"
-    names = [folded(label if said else f"{label} (n = {each.n})", NAME) for _, label, each in known]
+    names = [wrap_label(label if said else f"{label} (n = {each.n})", NAME) for _, label, each in known]
     row = ROW + LINE * max(name.count("\n") for name in names)
     figure, (axes,) = canvas(x, "", height=0.75 + row * len(known))
     axes.axvline(0, color="0.5", linewidth=0.8, zorder=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from maskbench.analysis.figures.style import LINE, canvas, folded, probe_of
+from maskbench.analysis.figures.style import LINE, canvas, probe_of, wrap_label
 
 ROW = 0.19  # inches
 NAME = 24  # letters in a line
@@ -17,7 +17,7 @@ def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
     if table.shape[1] < 2:
         return None
     table = table.loc[table.mean(axis=1).sort_values(ascending=False).index]
-    names = [folded(label, NAME) for label in table.index]
+    names = [wrap_label(label, NAME) for label in table.index]
     row = ROW + LINE * max(name.count("\n") for name in names)
     figure, (axes,) = canvas("", "", height=1.1 + row * len(table))
     behind = (table - table.max()).to_numpy()
@@ -27,7 +27,7 @@ def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
         ink = "black" if behind[row, column] > middle else "white"
         text = "–" if np.isnan(value) else f"{value:.1f}"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=6.5)
-    axes.set_xticks(range(table.shape[1]), [_folded(name) for name in table.columns])
+    axes.set_xticks(range(table.shape[1]), [_wrap_group(name) for name in table.columns])
     axes.set_yticks(range(len(table)), names)
     axes.grid(visible=False)
     axes.tick_params(length=0)
@@ -36,7 +36,7 @@ def draw(runs: pd.DataFrame, metric: str) -> Figure | None:
     return figure
 
 
-def _folded(name: str) -> str:
+def _wrap_group(name: str) -> str:
     """ "cifar10 (c53d), 20,000 images, 32x32x3" in lines."""
     title, _, rest = name.partition(" (")
     return "\n".join([title, *rest.partition("), ")[2].split(", ")])

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from maskbench.analysis.figures.style import OTHER, Looks, canvas, legend, picked
+from maskbench.analysis.figures.style import OTHER, Looks, canvas, legend, pick_coloured
 from maskbench.record import RunRecord
 
 ONLINE = "online/knn/top1/mean"
@@ -22,7 +22,7 @@ def draw(runs: Mapping[str, Sequence[RunRecord]], along: str, look: Looks, basel
         return None
     figure, (axes,) = canvas(AXES[along], "online k-NN on validation,\nmean patch (%)")
     means = {label: pd.concat(own).groupby(level=0).mean() for label, own in curves.items()}
-    shown = picked({label: mean["y"].iloc[-1] for label, mean in means.items()}, baseline)
+    shown = pick_coloured({label: mean["y"].iloc[-1] for label, mean in means.items()}, baseline)
     for label, mean in means.items():
         if label not in shown:
             axes.plot(mean["x"], mean["y"], linewidth=0.5, color=OTHER["color"], zorder=1)

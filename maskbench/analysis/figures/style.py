@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from maskbench.analysis.comparison import heading
+from maskbench.analysis.metrics import heading
 from maskbench.analysis.results import is_control
 
 WIDTH = 3.15  # inches: 8 cm, a column; the size of type is what is printed
@@ -48,7 +48,7 @@ Looks = dict[str, Look]
 OTHER: Look = {"color": "0.75", "marker": "."}  # of many, those that are not picked
 
 
-def looks(labels: Iterable[str]) -> Looks:
+def assign_looks(labels: Iterable[str]) -> Looks:
     """Colour and marker of each label of a results folder: its own in all its figures, and in other folders as far as
     hashing keeps labels apart; the settings of one strategy share its colour; controls are grey."""
     colours: dict[str, int] = {}
@@ -78,7 +78,7 @@ def strategy_of(label: str) -> str:
     return label.partition(" (")[0]
 
 
-def folded(label: str, width: int) -> str:
+def wrap_label(label: str, width: int) -> str:
     """In lines of at most `width` letters."""
     return "\n".join(textwrap.wrap(label, width))
 
@@ -102,7 +102,7 @@ def canvas(x: str, y: str, *, height: float = HEIGHT, panels: int = 1) -> tuple[
     return figure, axes
 
 
-def picked(scores: Mapping[str, float], baseline: str, also: Collection[str] = ()) -> set[str]:
+def pick_coloured(scores: Mapping[str, float], baseline: str, also: Collection[str] = ()) -> set[str]:
     """The labels that are shown in their colours: all, or, of more than MANY, the best, the baseline and `also`."""
     if len(scores) <= MANY:
         return set(scores)
@@ -122,7 +122,7 @@ def legend(figure: Figure, axes: Axes, counts: Mapping[str, int], others: int = 
         handles.append(Line2D([], [], color=OTHER["color"], marker=OTHER["marker"], linestyle=""))
         labels.append(f"{others} others, in the table")
     columns = 1 if max(map(len, labels), default=0) > WIDE else 2
-    labels = [folded(label, LONGEST) for label in labels]
+    labels = [wrap_label(label, LONGEST) for label in labels]
     lines = -(-sum(label.count("\n") + 1 for label in labels) // columns) + (title is not None)
     figure.set_size_inches(WIDTH, figure.get_figheight() + LINE * lines + 0.05)
     figure.legend(

@@ -1,0 +1,124 @@
+"""What each kind of source (folders, tar shards, ...) hands over: encoded images by split, and the class names."""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from maskbench.data.encoded_images import EncodedImages
+from maskbench.errors import UsageError
+
+SPLIT_NAMES = {  # what files, folders and data sets call a split -> what we call it
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A data set before its images are decoded.
+
+    Attributes:
+        splits: Images by split: "train", perhaps "test" and "validation".
+        classes: Class names in the order of the labels; empty where images have no labels.
+    """
+
+    splits: dict[str, EncodedImages]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images of a data set are.
+
+    Attributes:
+        name: Name of the data set, for records and messages.
+        cache_key: Identifies the images, as JSON: it changes whenever they change.
+        read: Finds the images. It may write encoded images to the file that it gets, which need not exist yet.
+    """
+
+    name: str
+    cache_key: dict[str, Any]
+    read: Callable[[Path], EncodedDataset]
+
+
+def list_files(root: Path, suffixes: Set[str]) -> list[tuple[str, int, int]]:
+    """List the files below `root` by which a change of the data is noticed.
+
+    Returns:
+        (relative path, bytes, modification time in ns) of each file with one of the suffixes, sorted.
+
+    Raises:
+        UsageError: A file cannot be read, for example because a link points nowhere.
+    """
+    files = []
+    for path in root.rglob("*"):
+        if path.suffix.lower() in suffixes:
+            try:
+                status = path.stat()
+            except OSError as error:
+                why = f"{error.strerror}: {path.readlink()}" if path.is_symlink() else error.strerror
+                raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
+            files.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(files)
+
+
+def find_labelled_splits(root: Path, unlabelled: Mapping[str, Tensor]) -> list[str]:
+    """Find the splits whose images have labels. Published test sets often hide them: every label is then negative.
+
+    Args:
+        root: Where the data set is, for the message.
+        unlabelled: (N,) bool by split, True where a label is negative.
+
+    Raises:
+        UsageError: Only some of the images of a split have labels.
+    """
+    for split, missing in unlabelled.items():
+        if missing.any() and not missing.all():
+            raise UsageError(
+                f"{int(missing.sum())} of the {len(missing)} images of the split {split} in {root} have no label, or "
+                f"a negative one; remove them, or number the classes from 0"
+            )
+    return [split for split, missing in unlabelled.items() if not missing.any()]
+
+
+def select_splits(root: Path, dataset: EncodedDataset, expected: str) -> EncodedDataset:
+    """Keep the splits that have labels, and make sure that there are a training and a test split.
+
+    Where the training images have no labels, they are all that is kept. A validation split serves as test split where
+    there is no other, as with ImageNet.
+
+    Args:
+        root: Where the data set is, for messages.
+        dataset: What was found there; a negative label means none.
+        expected: What should have been found, for messages.
+
+    Raises:
+        UsageError: The training or the test split is missing, or only some images of a split have labels.
+    """
+    labelled = find_labelled_splits(root, {split: images.labels < 0 for split, images in dataset.splits.items()})
+    if "train" in dataset.splits and "train" not in labelled:
+        return EncodedDataset({"train": dataset.splits["train"].without_labels()}, ())
+    splits = {split: dataset.splits[split] for split in labelled}
+    if not dataset.classes and "train" in splits:
+        return EncodedDataset(splits, ())
+    if "train" not in splits:
+        raise UsageError(
+            f"no training split in {root}: expected {expected}; "
+            f"found {', '.join(sorted(splits)) or 'nothing of the kind'}"
+        )
+    if "test" not in splits and "validation" in splits:
+        splits["test"] = splits.pop("validation")
+    if "test" not in splits:
+        raise UsageError(
+            f"no test split in {root}: expected test*.parquet or test/<class>/<image> beside train, with labels"
+        )
+    return EncodedDataset(splits, dataset.classes)

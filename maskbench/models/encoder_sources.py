@@ -1,0 +1,165 @@
+"""Where an encoder can be read from: a run's folder, a file of weights or a timm name.
+
+Whatever wraps the weights, they come out as the state dict of a timm `VisionTransformer`; see
+maskbench.models.weight_formats.
+"""
+
+import difflib
+import json
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from maskbench.core.grid import Grid
+from maskbench.errors import UsageError, unknown_name
+from maskbench.models.encoder import timm_arguments
+from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model
+from maskbench.models.weight_formats import convert_to_timm, ensure_last_norm, infer_square_grid, unwrap_state
+from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
+
+
+def read_encoder(source: str) -> PretrainedEncoder:
+    """Read an encoder. Nothing in a file is executed.
+
+    Args:
+        source: The folder of a finished run, a .safetensors file, a torch checkpoint, or a timm name such as
+            vit_small_patch16_224.dino, whose weights are then downloaded.
+
+    Raises:
+        UsageError: For a checkpoint that needs more than tensors and plain data, and for whatever holds no plain vision
+            transformer with absolute positions.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _read_run(path)
+    if path.name == "encoder.safetensors" and (path.parent / "record.json").is_file():
+        return _read_run(path.parent)
+    if path.is_file():
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    if path.suffix in SUFFIXES or len(path.parts) > 1:
+        raise UsageError(f"no file or folder {source}; give a run's folder, a file of weights or a timm model's name")
+    return _read_timm(source)
+
+
+def read_finished_run(folder: Path) -> tuple[RunRecord, dict[str, Tensor]]:
+    """The record of a complete run and its encoder's weights. UsageError where `folder` is not that of one."""
+    try:
+        record = read_record(folder / "record.json")
+        if record.objective["name"] == EXTERNAL:
+            source = record.objective["parameters"]["source"]
+            raise UsageError(f"{folder} is about an encoder from elsewhere and holds none; give its source, {source}")
+        state = load_file(folder / "encoder.safetensors")
+    except (UnreadableRecord, OSError, SafetensorError) as error:
+        raise UsageError(f"{folder} is not the folder of a finished run: {error}") from None
+    if record.status != "complete":
+        raise UsageError(f"{folder} is of a run that {record.status}; give one that is complete")
+    return record, state
+
+
+def grid_from_arguments(arguments: Mapping[str, Any]) -> Grid:
+    """The grid of a model that maskbench made with these `arguments` of timm's, as a record has them."""
+    (height, width), patch = arguments["img_size"], arguments["patch_size"]
+    return Grid(height // patch, width // patch, patch)
+
+
+def _read_run(folder: Path) -> PretrainedEncoder:
+    record, state = read_finished_run(folder)
+    return _from_maskbench(record.run_id, state, record.model, record.dataset)
+
+
+def _from_maskbench(
+    name: str, state: dict[str, Tensor], model: dict[str, Any], data: dict[str, Any]
+) -> PretrainedEncoder:
+    """An encoder that maskbench wrote. model, data: as in its record; no mean and std where the data are not known."""
+    arguments = model["arguments"]
+    grid = grid_from_arguments(arguments)
+    implied = timm_arguments(grid, arguments["in_chans"], {})
+    kwargs = {key: value for key, value in arguments.items() if key not in implied}
+    heads = describe_timm_model(model["name"], kwargs)["num_heads"]
+    mean, std = (torch.tensor(data[key]) if key in data else None for key in ("mean", "std"))
+    return PretrainedEncoder(name, state, grid, None, model["name"], kwargs, heads, mean, std)
+
+
+def _read_timm(name: str) -> PretrainedEncoder:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(name, timm.list_pretrained("vit*"), n=2)
+        guess = f" Did you mean {' or '.join(near)}?" if near else ""
+        kinds = "a run's folder, a file of weights, or a timm model such as vit_small_patch16_224.dino"
+        raise UsageError(f"no folder, file or timm model {name!r}.{guess} Give {kinds}")
+    describe_timm_model(architecture, {})  # UsageError for an unsupported model, before anything is downloaded
+    weights = timm.list_pretrained(f"{architecture}.*")
+    if not weights:
+        raise UsageError(f"timm has no weights for {architecture}; give a file of them, or another model")
+    if name not in (architecture, *weights):
+        raise unknown_name("timm weights", name, weights)
+    try:
+        vit = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # of whichever library downloads, in whichever version
+        reason = " ".join(str(error).split())
+        raise UsageError(f"cannot get {name} ({reason}); download its weights elsewhere and give the file") from None
+    state = vit.state_dict()
+    ensure_last_norm(name, state)
+    rows, cols = vit.patch_embed.grid_size
+    grid = Grid(rows, cols, vit.patch_embed.patch_size[0])
+    mean, std = (torch.tensor(vit.pretrained_cfg[key]) for key in ("mean", "std"))
+    return PretrainedEncoder(name, state, grid, None, architecture, {}, vit.blocks[0].attn.num_heads, mean, std)
+
+
+def _read_safetensors(path: Path) -> PretrainedEncoder:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+    if metadata.get("model", "").startswith('{"name": '):  # as maskbench writes it
+        model, data = json.loads(metadata["model"]), json.loads(metadata.get("dataset", "{}"))
+        return _from_maskbench(path.stem, state, model, data)
+    return _from_weights(path, state, None)
+
+
+def _read_checkpoint(path: Path) -> PretrainedEncoder:
+    content = _unpickle(path)
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{path} holds a {type(content).__name__}, no weights by name; save the model's state dict")
+    return _from_weights(path, *unwrap_state(content))
+
+
+def _from_weights(path: Path, content: Mapping[Any, Any], part: str | None) -> PretrainedEncoder:
+    state = convert_to_timm(path, content)
+    norm = state.get("blocks.0.attn.q_norm.weight")  # as wide as a head
+    heads = None if norm is None else state["patch_embed.proj.weight"].shape[0] // norm.shape[0]
+    return PretrainedEncoder(path.stem, state, infer_square_grid(path, state), part, heads=heads)
+
+
+def _unpickle(path: Path) -> Any:
+    """What a torch checkpoint holds, read without executing anything in it.
+
+    argparse.Namespace, which MAE and DINO put beside their weights, only holds values: it is allowed.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file of another kind makes torch raise KeyError, EOFError and many more
+        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
+        if forbidden is None:
+            raise UsageError(
+                f"{path} cannot be read as a torch checkpoint ({type(error).__name__}): it is cut off, or another kind "
+                "of file; copy it again, or give .safetensors"
+            ) from None
+        raise UsageError(
+            f"{path} needs {forbidden[1]} to be unpickled, which can run anything; only tensors, plain data and "
+            "argparse.Namespace are read: if you trust the file, save its state dict alone and give that"
+        ) from None
