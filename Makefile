@@ -35,6 +35,7 @@ bench: $(VENV)/.installed-test ## measure what is bound in seconds, on an idle m
 
 docs: $(VENV)/.installed ## write the strategies' pages and the gallery again, from the code
 	$(BIN)/python -m maskbench.catalog.markdown
+	$(BIN)/python -m maskbench.catalog.markdown --pictures
 	$(BIN)/maskbench show --all --dataset $(CLOTHING) --img-size 224 --patch-size 16 --output docs/gallery.webp
 
 site: $(VENV)/.installed-docs ## build the documentation, site/index.html: no broken link, no missing reference

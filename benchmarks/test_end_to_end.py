@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.bounds import require_at_least, require_at_most
 from maskbench.bench.step import StepBenchmark, time_step
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.strategy import REGISTRY
 

@@ -9,10 +9,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.bounds import require_at_least
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.runs.plan import build_state, load_data, make_plan
 from maskbench.runtime.stopwatch import Stopwatch
-from maskbench.training.trainer import Trainer
+from maskbench.training.step import Trainer
 
 BATCH = 128
 ROUNDS = 15

@@ -16,7 +16,7 @@ from benchmarks.bounds import require_at_least
 from benchmarks.plain import PlainMae, loader
 from benchmarks.threads import one_thread
 from maskbench.bench.step import StepBench, noise_splits
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.core.grid import Grid
 from maskbench.runs.plan import build_state, make_plan
 from maskbench.runtime.cpu import cpu_flags

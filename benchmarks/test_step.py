@@ -7,11 +7,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.bounds import require_at_least, require_at_most
 from maskbench.bench.step import time_step
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.runs.plan import build_state, load_data, make_plan
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.loop import pretrain
-from maskbench.training.trainer import Trainer
+from maskbench.training.step import Trainer
 
 STEPS = 8
 

@@ -62,7 +62,7 @@ def on_post_template(output: str, **_: Any) -> str:
 
 def settings_page() -> str:
     """Every setting of a run: its dotted name, type, default and meaning."""
-    from maskbench.config.schema import RunConfig
+    from maskbench.config.settings import RunConfig
 
     head = (
         "# Settings\n\n"

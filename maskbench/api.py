@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
+from maskbench.config.settings import RunConfig
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, UnreadableRecord, read_record
 from maskbench.strategy import REGISTRY, Strategy

@@ -30,13 +30,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import System
+from maskbench.config.settings import System
 from maskbench.core.component import Component
 from maskbench.core.registry import Registry
 from maskbench.data.augment import central_boxes, resample
 from maskbench.data.splits import Split, Splits
 from maskbench.models.encoder import Encoder
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.runtime.hardware import autocast
 
 __all__ = ["FeatureProbe", "Features", "Probe", "ProbeResult", "Subject", "accuracy", "register"]
@@ -269,8 +269,8 @@ def extract(
     results: dict[str, Tensor] = {}
     batch_size = max(1, (GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS) // encoder.grid.size)
     batches = torch.arange(len(images), device=images.labels.device).split(batch_size)
-    bounds = distributed.split_among_ranks(len(batches)) if distribute else None
-    start, end = (0, len(batches)) if bounds is None else bounds[distributed.rank()]
+    bounds = collectives.split_among_ranks(len(batches)) if distribute else None
+    start, end = (0, len(batches)) if bounds is None else bounds[collectives.rank()]
     for number in range(start, end):
         batch = images.take(batches[number]).to(device)
         with autocast(system):
@@ -280,7 +280,7 @@ def extract(
     if bounds is not None:
         rows = [(start * batch_size, min(end * batch_size, len(images))) for start, end in bounds]
         for result in results.values():
-            distributed.all_gather_rows(result, rows)
+            collectives.all_gather_rows(result, rows)
     return results
 
 

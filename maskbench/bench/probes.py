@@ -7,7 +7,7 @@ import torch
 from tabulate import tabulate
 
 from maskbench.bench.machine import Machine, describe_machine, seconds_per_call
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data import shapes
 from maskbench.data.splits import Splits, build_splits
 from maskbench.probe import Subject

@@ -10,7 +10,7 @@ import torch
 from tabulate import tabulate
 
 from maskbench.bench.machine import describe_machine, measure_matmul_peak, seconds_per_call
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Images, Splits, build_splits
 from maskbench.errors import UsageError
 from maskbench.objective import Examples
@@ -19,8 +19,8 @@ from maskbench.runtime.hardware import autocast, configure_torch, peak_memory_mi
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.microbatches import MicroBatch
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 
 CLASSES = 10
 PROGRESS = 0.5

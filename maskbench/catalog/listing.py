@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from maskbench.catalog.docstrings import describe
 from maskbench.config import suite
-from maskbench.config.settings import load_preset, preset_names
+from maskbench.config.resolve import load_preset, preset_names
 from maskbench.data.torchvision import NAMES
 from maskbench.errors import UsageError
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskbench.config.settings import parse_config
+from maskbench.config.resolve import parse_config
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed
 from maskbench.core.view import View

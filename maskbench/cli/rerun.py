@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.options import CheckpointEvery, Plugins, load_plugins, print_resume_command
-from maskbench.cli.setting_options import SettingOptions
+from maskbench.cli.options_from_settings import SettingOptions
 
 if TYPE_CHECKING:
-    from maskbench.runs.reproduce import Verdict
+    from maskbench.runs.rerun import Verdict
 
 
 def rerun(
@@ -27,11 +27,11 @@ def rerun(
     code 1 if they do not. --dataset and --device say where the data lie and what to use here; default: the record's.
     """
     from maskbench.runs.reporter import Terminal
-    from maskbench.runs.reproduce import reproduce
+    from maskbench.runs.rerun import rerun
 
     load_plugins(plugin)
     with print_resume_command():
-        verdict = reproduce(record, settings, output, Terminal(), checkpoint_every)
+        verdict = rerun(record, settings, output, Terminal(), checkpoint_every)
     print(_format_verdict(verdict), end="")
     if not verdict.holds:
         raise typer.Exit(1)

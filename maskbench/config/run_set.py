@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.config.suite import Choice, Suite, expand_suite, expand_trials
 
 ChooseSettings = Callable[[str], dict[str, Any]]  # of a row of the table that is tuned, its settings

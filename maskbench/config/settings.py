@@ -1,163 +1,224 @@
-"""From presets, files and flags to a checked configuration; a typo is an error with a suggestion."""
+"""A run's configuration: every setting with its type, range, default and meaning, written once.
 
+Command-line options, `--set`, presets and the settings reference all follow from it. Nothing here imports torch, so
+that a mistake is answered at once.
+"""
+
+import hashlib
+import json
 import re
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Field, model_validator
 
-from maskbench.config.schema import Data, Model, RunConfig, System, Train
-from maskbench.config.section import Section
-from maskbench.config.specs import Spec, parse_one_spec
-from maskbench.errors import UsageError, unknown_name
+from maskbench.config.section import Section, setting
+from maskbench.config.specs import OneSpec, Spec, Specs
 
 
-def preset_names() -> list[str]:
-    """Presets that ship, in alphabetical order."""
-    folder = resources.files("maskbench.config.presets")
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+def _size(value: Any) -> Any:
+    """224, "224" or "160x224" (rows x cols) -> [rows, cols]."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
+    return [int(match[1]), int(match[2] or match[1])] if match else value
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset. UsageError for an unknown name."""
-    if name not in preset_names():
-        raise unknown_name("preset", name, preset_names())
-    text = resources.files("maskbench.config.presets").joinpath(f"{name}.yaml").read_text()
-    settings: dict[str, Any] = yaml.safe_load(text)
-    return settings
+Side = Annotated[int, Field(ge=1, le=4096)]
+Auto = Literal["auto"]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Settings from a file; UsageError where it is missing or not a mapping."""
-    try:
-        settings = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read config {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise UsageError(f"config {path} must be a mapping such as --print-config shows")
-    return settings
+class Data(Section):
+    """Which images, and how they are cropped and normalised."""
+
+    dataset: str = setting(
+        "shapes",
+        "Data set: shapes (generated), torch/NAME, hfds/NAME, wds/FOLDER, or a path to Parquet files or image folders.",
+        flag="--dataset",
+    )
+    data_dir: str | None = setting(
+        None,
+        "Folder of torch/ and hfds/ downloads and of wds/ shards. Not part of a run's identity.",
+        flag="--data-dir",
+    )
+    img_size: Annotated[tuple[Side, Side], BeforeValidator(_size)] = setting(
+        (32, 32), "Image size in pixels: 224, or rows x columns such as 160x224.", flag="--img-size"
+    )
+    in_chans: Annotated[int, Field(ge=1, le=64)] = setting(3, "Image channels.", flag="--in-chans")
+    limit: Annotated[int, Field(ge=1)] | None = setting(
+        None, "Use only the first N training images of a fixed, stratified order. Test stays whole.", flag="--limit"
+    )
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = setting(
+        (0.2, 1.0), "Smallest and largest area of a random crop, as shares of the image."
+    )
+    flip: Annotated[float, Field(ge=0, le=1)] = setting(0.5, "Probability of a horizontal flip.")
+    mean: list[float] | None = setting(
+        None, "Mean of each channel, for pixels in [0, 1]. Default: that of the training images."
+    )
+    std: list[Annotated[float, Field(gt=0)]] | None = setting(
+        None, "Standard deviation of each channel, for pixels in [0, 1]. Default: that of the training images."
+    )
+    probe_dataset: str | None = setting(
+        None,
+        "Probe on this data set instead of --dataset, which then needs no labels.",
+        flag="--probe-dataset",
+    )
+    memory_gib: Annotated[float, Field(ge=0)] = setting(
+        4.0, "Data sets larger than this many GiB are streamed from disk. Changes no result."
+    )
 
 
-def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
+class Model(Section):
+    """The vision transformer."""
 
-    What is chosen by name starts afresh with a new name: another model drops the old one's kwargs, another objective
-    or strategy the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
-    """
-    merged = dict(settings)
-    for path, value in overrides.items():
-        key, _, rest = path.partition(".")
-        if rest:
-            merged[key] = merge(merged.get(key) or {}, {rest: value})
-        elif key in ("strategy", "objective"):
-            merged[key] = _replace_component(parse_one_spec(merged.get(key)), parse_one_spec(value))
-        elif (
-            isinstance(value, Mapping)
-            and isinstance(merged.get(key), Mapping)
-            and key not in ("kwargs", "parameters", "budget")
-        ):
-            merged[key] = merge(merged[key], value)
-        elif key in ("lr", "blr") and value is not None:
-            merged |= {"lr": None, "blr": None, key: value}
-        elif key == "epochs" and value is not None:
-            merged |= {"budget": None, key: value}
-        else:
-            merged[key] = value
-    if "kwargs" in settings and "kwargs" not in overrides and merged["name"] != settings.get("name"):
-        del merged["kwargs"]
-    return merged
+    name: str = setting(
+        "vit_tiny_patch16_224", "A timm VisionTransformer with absolute positions, by name.", flag="--model"
+    )
+    patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
+    kwargs: dict[str, Any] = setting({}, "Further arguments of timm.create_model, such as embed_dim or depth.")
 
 
-def _replace_component(old: Any, new: Any) -> Any:
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or old.get("name") != new.get("name"):
-        return new
-    return {**new, "parameters": {**old.get("parameters", {}), **new.get("parameters", {})}}
+Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
 
 
-def parse_config(settings: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration. UsageError with one line: which setting, what is wrong, what would do."""
-    try:
-        config = RunConfig.model_validate(settings)
-    except ValidationError as error:
-        raise explain_error(error) from None
-    if config.ratio is not None and config.regime == "paper":
-        raise UsageError("ratio is for --regime matched; the paper regime uses each strategy's own")
-    patch, size = config.model.patch_size, config.data.img_size
-    if size[0] % patch or size[1] % patch:
-        near = [max(1, round(side / patch)) * patch for side in size]
-        raise UsageError(
-            f"image size {size[0]}x{size[1]} does not divide into patches of {patch}; "
-            f"try --img-size {near[0]}x{near[1]} or another --patch-size"
-        )
-    return config
+class Train(Section):
+    """The optimizer, its schedule, and how long training lasts. Every batch size is global: the sum over processes."""
+
+    epochs: Annotated[int, Field(ge=1)] = setting(100, "Passes over the training images.", flag="--epochs")
+    batch_size: Annotated[int, Field(ge=2)] = setting(256, "Images per step, over all processes.", flag="--batch-size")
+    blr: Annotated[float, Field(gt=0)] | None = setting(
+        1.5e-4, "Peak learning rate per 256 images: the rate is blr * batch_size / 256.", flag="--blr"
+    )
+    lr: Annotated[float, Field(gt=0)] | None = setting(
+        None, "Peak learning rate, independent of the batch size. Replaces blr.", flag="--lr"
+    )
+    min_lr: Annotated[float, Field(ge=0)] = setting(0.0, "Learning rate at the last step of the cosine schedule.")
+    warmup_epochs: Annotated[float, Field(ge=0)] = setting(
+        5, "Epochs of linear warm-up from 0 to the peak learning rate.", flag="--warmup-epochs"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = setting(
+        0.05, "Weight decay of matrices. Biases, norms, tokens and positions have none.", flag="--weight-decay"
+    )
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = setting(
+        None, "Weight decay at the last step, reached by a half cosine. Default: it stays constant."
+    )
+    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
+    accumulate: Annotated[int, Field(ge=1)] = setting(
+        1, "Micro-batches per step (gradient accumulation), to save memory. Not part of a run's identity."
+    )
+    clip_grad: Annotated[float, Field(gt=0)] | None = setting(
+        None, "Largest norm of the gradient. Default: no clipping."
+    )
+    teacher_momentum: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.996, "Momentum of the EMA teacher that strategies such as attmask-high look through."
+    )
+    online_every: Annotated[int, Field(ge=1)] = setting(
+        10, "Epochs between two k-NN readings of the learning curve, on validation images."
+    )
+    budget: Budget | None = setting(
+        None, "Choose the epochs by {seconds: S} or {gflops: G} of training instead, measured before the run."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rate(cls, settings: Any) -> Any:
+        """Of `lr` and `blr` one is given; the default of blr gives way."""
+        if isinstance(settings, Mapping):
+            given = [rate for rate in ("lr", "blr") if settings.get(rate) is not None]
+            if len(given) == 2:
+                raise ValueError("given as lr and as blr (per 256 images); drop one")
+            if given == ["lr"]:
+                return {**settings, "blr": None}
+            if "blr" in settings and not given:
+                raise ValueError("without lr or blr (per 256 images); give one")
+        return settings
 
 
-def parse_assignments(texts: list[str]) -> dict[str, Any]:
-    """["train.epochs=3", ...] -> {"train.epochs": 3, ...}; values are YAML."""
-    settings = {}
-    for text in texts:
-        path, equals, value = text.partition("=")
-        if not equals or not path:
-            raise UsageError(f"--set {text!r}: write SECTION.SETTING=VALUE, e.g. --set train.epochs=3")
-        try:
-            settings[path] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {text!r}: {value!r} is not a YAML value; quote it") from None
-    return settings
+class System(Section):
+    """Where and how the run is computed. `auto` is resolved from the hardware, and the record keeps what it became."""
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, ... Not part of a run's identity.", flag="--device")
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "Floating-point format of the forward pass. auto: bf16 where the hardware is fast at it.",
+        flag="--precision",
+    )
+    attention: Literal["auto", "plain", "fused"] = setting(
+        "auto", "Attention kernel: torch's fused one or plain matrix products."
+    )
+    compile: bool | Auto = setting("auto", "Use torch.compile. auto: off.", flag="--compile/--no-compile")
+    workers: Annotated[int, Field(ge=0)] | Auto = setting(
+        "auto",
+        "Processes that decode streamed data. auto: one per core. 0: none. Changes no result.",
+        flag="--workers",
+        metavar="N|auto",
+    )
+    deterministic: Literal[True] | None = setting(
+        None,
+        "Use only algorithms that give the same digits every time. Slower on a GPU.",
+        flag="--deterministic",
+    )
 
 
-def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" or "0-4" or a mixture -> seeds in order, each once."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise UsageError(f"--seeds {text!r}: write 0,1,2 or 0-4")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return list(dict.fromkeys(seeds))
+class Tuning(Section):
+    """Where some settings of a run come from: a search with the same number of trials for every strategy."""
+
+    row: str = setting(..., "Row of the table: the strategy, and what else is crossed with it.")
+    settings: dict[str, Any] = setting(..., "The settings of this run: dotted path -> value.")
+    trials: Annotated[int, Field(ge=1)] = setting(..., "Number of combinations tried for this row.")
+    seeds: list[int] = setting(..., "Seeds of the trials.")
+    trial: bool = setting(False, "True for a trial, which is probed on validation and never on test.")
 
 
-def expand_runs(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int]) -> list[RunConfig]:
-    """A configuration for each seed and strategy; the seed's random-init comes first: no number stands alone."""
-    control = {"strategy": "none", "objective": "random-init"}
-    configs = []
-    for seed in seeds:
-        for choice in (control, *({"strategy": strategy} for strategy in strategies)):
-            configs.append(parse_config(merge(settings, {**choice, "seed": seed})))
-    return list({config.model_dump_json(): config for config in configs}.values())
+class RunConfig(Section):
+    """One run, completely. `maskbench run --print-config` shows it."""
 
+    strategy: OneSpec = setting(Spec(name="random"), "Masking strategy: NAME[:key=value...].")
+    regime: Literal["paper", "matched"] = setting(
+        "paper",
+        "paper: published defaults of each strategy. matched: one ratio for all, exact counts.",
+        flag="--regime",
+    )
+    ratio: Annotated[float, Field(gt=0, lt=1)] | None = setting(
+        None, "Share of every image to hide in the matched regime. --ratio implies --regime matched.", flag="--ratio"
+    )
+    objective: OneSpec = setting(Spec(name="mae"), "Pre-training objective: NAME[:key=value...].", flag="--objective")
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    probes: Specs = setting(
+        [Spec(name="knn"), Spec(name="linear")],
+        "Probes of the frozen encoder: NAME[:key=value...],...",
+        flag="--probes",
+    )
+    seed: Annotated[int, Field(ge=0)] = setting(
+        0, "Seed of initialisation, data order, augmentation, masks and probes, each with a stream of its own."
+    )
+    system: System = System()
+    tuning: Tuning | None = None
+    output: str = setting(
+        "results/quick", "Results folder. Default: results/<preset or suite>.", flag="--output", metavar="DIR"
+    )
 
-def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> UsageError:
-    """The telling mistake among those that pydantic found in settings of the form of `root`, in one line."""
-    found = error.errors()
-    detail = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo explains the rest
-    where = [str(part) for part in detail["loc"]]
-    if detail["type"] == "extra_forbidden":
-        section: Any = root
-        for part in where[:-1]:
-            if not part.isdigit():
-                section = _section_of(section.model_fields[part].annotation) if part in section.model_fields else Spec
-        return unknown_name("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if detail["type"] in ("model_type", "model_attributes_type"):
-        message = "a mapping of settings"
-    if detail["type"] == "missing":
-        return UsageError(f"{'.'.join(where)} is missing")
-    path = ".".join(part for part in where if part in _KEYS | root.model_fields.keys() or part.isdigit())
-    return UsageError(f"{path}={detail['input']!r} should be {message}")
+    @property
+    def lr(self) -> float:
+        """The peak learning rate: `lr`, or `blr` * batch / 256."""
+        train = self.train
+        if train.lr is not None:
+            return train.lr
+        assert train.blr is not None, "checked by Train"
+        return train.blr * train.batch_size / 256
 
-
-def _section_of(annotation: Any) -> Any:
-    """The form of what a setting holds, one or a list of them; that of a Spec where it is none of ours."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    inner = [_section_of(one) for one in get_args(annotation)]
-    return next((one for one in inner if one is not Spec), Spec)
-
-
-_KEYS = {key for section in (RunConfig, Data, Model, Train, System, Spec) for key in section.model_fields}
+    def identity(self, strategy_version: int, objective_version: int = 1) -> str:
+        """hash8: what makes two runs the same but for seed, machine and place. Settings that are None, and an
+        objective's first version, stay out, so that what is new leaves the names of finished runs as they are."""
+        content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
+        del content["system"]["device"], content["system"]["workers"]
+        del content["data"]["memory_gib"], content["train"]["accumulate"]
+        if self.objective.name == "external":  # known by its weights
+            content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
+        content["data"].pop("data_dir", None)
+        if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
+            content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}
+        content["strategy_version"] = strategy_version
+        if objective_version > 1:
+            content["objective_version"] = objective_version
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -22,6 +22,8 @@ def parse_specs(text: str) -> list[dict[str, Any]]:
     specs = []
     for part in re.split(r",(?![^\[]*\])", text):
         name, *assignments = part.strip().split(":")
+        if "=" in name:
+            raise UsageError(f"{name!r} is no name; separate parameters by colons, as in NAME:key=value:{name}")
         parameters = {}
         for assignment in assignments:
             key, equals, value = assignment.partition("=")
@@ -35,10 +37,13 @@ def parse_specs(text: str) -> list[dict[str, Any]]:
 
 
 def parse_one_spec(value: Any) -> Any:
-    """`gmml:fill=zeros` -> {name, parameters}; what is no text, or several names, stays for pydantic to judge."""
-    if isinstance(value, str):
-        (value,) = parse_specs(value) if "," not in re.sub(r"\[.*?\]", "", value) else (value,)
-    return value
+    """`gmml:fill=zeros` -> {name, parameters}; what is no text stays for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    specs = parse_specs(value)
+    if len(specs) > 1:
+        raise UsageError(f"{value!r} names several; give one NAME[:key=value...]")
+    return specs[0]
 
 
 def _specs(value: Any) -> Any:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from maskbench.config.schema import Model, RunConfig, Train
+from maskbench.config.resolve import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
 from maskbench.config.section import Section, setting
-from maskbench.config.settings import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
+from maskbench.config.settings import Model, RunConfig, Train
 from maskbench.config.specs import OneSpec, Spec, Specs
 from maskbench.errors import UsageError, unknown_name
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maskbench.core.grid import Grid
 from maskbench.core.rng import CounterRNG, sample_keys
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 
 Scope = Literal["image", "batch"]
 
@@ -177,4 +177,4 @@ class Context:
         Returns:
             (batch_size, ...).
         """
-        return distributed.all_gather(values)
+        return collectives.all_gather(values)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure
 from maskbench.executors.base import Executor
 from maskbench.executors.worker import Result, WorkerOptions, execute_in_worker

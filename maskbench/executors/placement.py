@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import UsageError, unknown_name
 from maskbench.executors.base import Executor
 from maskbench.executors.local import LocalExecutor

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.executors.base import Executor
 from maskbench.executors.worker import Resources, Result, WorkerOptions, execute_in_worker

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord
 from maskbench.runs.execution import Failed

@@ -15,7 +15,7 @@ from maskbench.models.encoder import Encoder
 from maskbench.models.tokens import EncodedTokens
 from maskbench.objective import Examples, Head, LearnsFrom, Recipe, StepOutput, register
 from maskbench.objectives.two_crops import TwoCrops
-from maskbench.runtime.distributed import all_reduce_mean
+from maskbench.runtime.collectives import all_reduce_mean
 
 Width = Annotated[int, Field(ge=2)]
 

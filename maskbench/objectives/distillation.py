@@ -21,7 +21,7 @@ from maskbench.models.tokens import EncodedTokens
 from maskbench.objective import Examples, Head, LearnsFrom, Recipe, StepOutput
 from maskbench.objectives.projection_head import ProjectionHead
 from maskbench.objectives.two_crops import TwoCrops
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 
 Positive = Annotated[float, Field(gt=0)]
 Scale = Annotated[float, Field(gt=0, le=1)]
@@ -208,7 +208,7 @@ class DistillationHead(Head):
         means.append(outputs.mean(0).to(centre))
         counts.append(len(outputs))
         if last:
-            mean = distributed.all_reduce_weighted_mean(means, counts, default=centre)
+            mean = collectives.all_reduce_weighted_mean(means, counts, default=centre)
             centre.lerp_(mean, 1 - self.config.centring)
             del self._pending[name]
 
@@ -242,7 +242,7 @@ def entropies(targets: Tensor) -> dict[str, Tensor]:
     get the same prototype.
     """
     largest = math.log(targets.shape[-1])
-    mean = distributed.all_reduce_mean(targets.mean(0))
+    mean = collectives.all_reduce_mean(targets.mean(0))
     return {
         "teacher/entropy": torch.special.entr(targets).sum(-1).mean() / largest,
         "teacher/entropy-of-mean": torch.special.entr(mean).sum() / largest,

@@ -2,7 +2,7 @@
 
 import torch
 
-from maskbench.config.schema import System
+from maskbench.config.settings import System
 from maskbench.data.splits import Split, Splits, stratified_order
 from maskbench.models.encoder import Encoder
 from maskbench.probe import accuracy, extract

@@ -27,15 +27,15 @@ from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
 from maskbench.runs.run_facts import describe_component, describe_data, describe_model, measure_costs, measure_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
-from maskbench.runtime.distributed import all_reduce_max, rank, run_on_rank0, world_size
+from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
 from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
 from maskbench.runtime.process_group import PEER_LOST, PeerLost, is_peer_lost, record_first_failure
 from maskbench.training.collapse import signs_of_collapse
 from maskbench.training.data_order import remaining_indices
 from maskbench.training.loop import Diverged, pretrain
 from maskbench.training.schedules import steps_per_epoch
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 
 CHECKPOINT_EVERY_S = 300.0
 WRITING_SHARE = 0.01  # of the time, at most, unless the user says how often

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskbench import objective as objectives
 from maskbench import probe as probes
 from maskbench import strategy as strategies
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.config.specs import Spec
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed

@@ -9,7 +9,7 @@ import torch
 
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints
-from maskbench.runtime.distributed import run_on_rank0
+from maskbench.runtime.collectives import run_on_rank0
 from maskbench.runtime.hardware import peak_memory_mib
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.loop import Diverged

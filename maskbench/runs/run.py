@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import torch
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord
@@ -22,7 +22,7 @@ from maskbench.runs.plan import Plan, build_state, check_before_start, load_data
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
 from maskbench.runtime.atomic_files import describe_os_error, remove_partial_files
-from maskbench.runtime.distributed import create_on_rank0, run_on_every_rank, run_on_rank0, world_size
+from maskbench.runtime.collectives import create_on_rank0, run_on_every_rank, run_on_rank0, world_size
 from maskbench.runtime.environment import describe_environment
 from maskbench.runtime.hardware import reset_peak_memory
 from maskbench.runtime.stopwatch import Stopwatch

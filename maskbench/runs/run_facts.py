@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.data.streaming import StreamedImages
 from maskbench.models.encoder import timm_arguments

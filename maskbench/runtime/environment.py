@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.runtime.cpu import cpu_name
 
 PACKAGES = ("maskbench", "torch", "torchvision", "timm", "numpy", "scipy", "pandas", "scikit-learn")
@@ -33,7 +33,7 @@ def describe_environment(resolved: dict[str, Any]) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
+        "processes": collectives.world_size(),
         "gpu": gpu,
     }
 

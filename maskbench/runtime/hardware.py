@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from maskbench.config.schema import RunConfig, System
+from maskbench.config.settings import RunConfig, System
 from maskbench.errors import UsageError
 from maskbench.runtime.cpu import core_count, cpu_flags
 from maskbench.runtime.launcher import detect_launch

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from maskbench.errors import AlreadyReported, Failure, UsageError
+from maskbench.runtime.collectives import rank, world_size
 from maskbench.runtime.cpu import core_count
-from maskbench.runtime.distributed import rank, world_size
 from maskbench.runtime.launcher import Launch, detect_launch
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)  # others may wait for a checkpoint to be written, or data decoded

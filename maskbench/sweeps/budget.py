@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import parse_config
+from maskbench.config.resolve import parse_config
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan
 from maskbench.runs.run import check_run

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from maskbench.analysis.tuning import best_settings
 from maskbench.config.run_set import ChooseSettings, RunSet
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.executors.base import execute_runs
 from maskbench.executors.local import IsolatedWorkers
@@ -24,7 +24,7 @@ from maskbench.runs.plan import Plan, load_data, make_plan
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import check_runs, run_each
 from maskbench.runs.trackers import TrackingReporter, create_trackers
-from maskbench.runtime.distributed import is_rank0, process_count, run_on_every_rank, run_on_rank0
+from maskbench.runtime.collectives import is_rank0, process_count, run_on_every_rank, run_on_rank0
 from maskbench.sweeps.budget import fit_epochs_to_budgets
 from maskbench.sweeps.time_estimate import MEASURED_PROBES, RunEstimate, estimate_runs, estimate_seconds
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Images, Split, Splits, build_splits, stratified_order
 from maskbench.probe import Subject
 from maskbench.probes.online_knn import BANK_IMAGES, QUERY_IMAGES, OnlineKnn
@@ -19,8 +19,8 @@ from maskbench.runs.plan import Plan, build_state, load_data, make_plan, probe_s
 from maskbench.runs.run_facts import measure_masks
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.flops import training_gflops_per_image
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 
 MEASURED_STEPS = 5  # the median counts
 MEASURED_PROBES = frozenset({"knn", "linear"})  # their time grows with the number of images

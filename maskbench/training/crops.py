@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.data.augment import random_boxes, resample, source_margin
 from maskbench.data.color_jitter import ColorJitter, jitter_colors

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.core.rng import sample_keys
 from maskbench.training.microbatches import split_batch
 from maskbench.training.schedules import steps_per_epoch

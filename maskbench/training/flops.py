@@ -6,14 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.models.encoder import use_plain_attention
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 
 SAMPLE = 32
 
@@ -25,7 +25,7 @@ def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strat
     state as it was, but for gradients, which are dropped.
     """
     index = torch.arange(min(SAMPLE, len(splits.train)), device=splits.train.labels.device)
-    with distributed.single_process(), _counting(config, state) as counter:
+    with collectives.single_process(), _counting(config, state) as counter:
         trainer = Trainer(config, splits, strategy, state, Stopwatch(index.device))
         _, output = trainer.forward_batch(index, epoch=0, progress=0.5)
         output.loss.backward()

@@ -7,12 +7,12 @@ import torch
 
 from maskbench.core.step_output import StepOutput
 from maskbench.core.view import realised_ratio
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.training.data_order import epoch_order
 from maskbench.training.microbatches import mean_outputs
 from maskbench.training.schedules import learning_rate
+from maskbench.training.step import StepInput, Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import StepInput, Trainer
 
 WARMUP_STEPS = 5  # not timed: allocators fill, kernels are chosen
 READ_LOSS_EVERY = 50  # steps between readings of the loss on a GPU, each of which waits for it
@@ -92,7 +92,7 @@ def add_to_sums(
     for name, log in logs.items():
         state.log_sums[name] = log + state.log_sums[name] if name in state.log_sums else log
     sums = torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum()])
-    state.ratio_sums += distributed.all_reduce_sum(sums)
+    state.ratio_sums += collectives.all_reduce_sum(sums)
     if not read_loss and loss.device.type != "cpu":
         return None
     value = loss.item()

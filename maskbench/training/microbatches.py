@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskbench.core.view import MicroBatchTerm, Term
 from maskbench.objective import Examples, StepOutput
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 
 ROWS = 32  # of which each micro-batch holds a multiple: images are mixed with others of their 32
 
@@ -33,15 +33,15 @@ class MicroBatch:
 
 def split_batch(index: Tensor, count: int) -> list[MicroBatch]:
     """This process's share of the batch `index`, in `count` micro-batches."""
-    size, world = len(index), distributed.world_size()
+    size, world = len(index), collectives.world_size()
     rows = size // (world * count)
-    starts = [(distributed.rank() * count + number) * rows for number in range(count)]
+    starts = [(collectives.rank() * count + number) * rows for number in range(count)]
     return [MicroBatch(index[start : start + rows], start, size) for start in starts]
 
 
 def indivisible_reason(batch: int, count: int) -> str | None:
     """Why a batch cannot be split into `count` micro-batches per process, with a size that can; None where it can."""
-    world = distributed.process_count()
+    world = collectives.process_count()
     unit = ROWS * world * count
     if world * count == 1 or batch % unit == 0:
         return None
@@ -56,10 +56,10 @@ def indivisible_reason(batch: int, count: int) -> str | None:
 def share_term_weights(micro_batches: Sequence[Examples]) -> Sequence[Examples]:
     """The micro-batches of this process, with what they must know of the rest of the batch: the mean weight of each
     term over all of it, by which the term is divided, and which of them is the last."""
-    if len(micro_batches) * distributed.world_size() == 1:
+    if len(micro_batches) * collectives.world_size() == 1:
         return micro_batches
     weights = torch.stack([_mean_weights(examples) for examples in micro_batches]).mean(0)
-    mean_weights = distributed.all_reduce_mean(weights) if len(weights) else weights
+    mean_weights = collectives.all_reduce_mean(weights) if len(weights) else weights
     last = len(micro_batches) - 1
     return [
         replace(_with_mean_weights(examples, mean_weights), last=number == last)
@@ -89,8 +89,8 @@ def _with_mean_weights(examples: Examples, mean_weights: Tensor) -> Examples:
 def mean_outputs(outputs: Sequence[StepOutput]) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and the logs of a batch, given the outputs of the micro-batches that this process has."""
     one = outputs[0]
-    if len(outputs) * distributed.world_size() == 1:
+    if len(outputs) * collectives.world_size() == 1:
         return one.loss, dict(one.logs)
     rows = [torch.stack([output.loss, *output.logs.values()]) for output in outputs]
-    loss, *logs = distributed.all_reduce_mean(torch.stack(rows).mean(0))
+    loss, *logs = collectives.all_reduce_mean(torch.stack(rows).mean(0))
     return loss, dict(zip(one.logs, logs, strict=True))

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 
 
 def steps_per_epoch(config: RunConfig, images: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.models.ema_teacher import SIGNALS as TEACHER_SIGNALS
 from maskbench.models.ema_teacher import EMATeacher
 from maskbench.objective import Head

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.core.context import Context
 from maskbench.core.rng import CounterRNG, sample_keys
 from maskbench.core.view import View, complete

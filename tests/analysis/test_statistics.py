@@ -102,7 +102,7 @@ def test_only_common_seeds_are_paired() -> None:
 
 def test_with_too_few_seeds_nothing_is_claimed() -> None:
     two = paired_difference({0: 0.5, 1: 0.6}, {0: 0.1, 1: 0.2})
-    assert two is not None and (two.p, two.low, two.detectable) == (None, None, None)
+    assert two is not None and (two.p, two.low, two.minimum_detectable) == (None, None, None)
     assert mean_interval([0.5]).low is None
     assert compact_letter_display({"a": {0: 0.5, 1: 0.6}, "b": {0: 0.1, 1: 0.2}}) == {}
 

@@ -135,7 +135,7 @@ def test_the_table_shows_what_was_chosen_and_what_it_took(tuned: Path) -> None:
     text = (tuned / "tables" / "comparison.md").read_text()
     assert "2 combinations tried for each strategy" in text and "not tuned for each" not in text
     trials = (tuned / "tables" / "tuning.md").read_text()
-    assert trials.count("**lr=") == 2 and "test was not looked at" in expand_trials
+    assert trials.count("**lr=") == 2 and "test was not looked at" in trials
 
 
 def test_a_second_command_repeats_nothing(tuned: Path) -> None:

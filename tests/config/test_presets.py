@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from maskbench.config.settings import load_preset, merge, parse_config, preset_names
+from maskbench.config.resolve import load_preset, merge, parse_config, preset_names
 from maskbench.runs.run import run
 from tests.helpers.image_files import write_folders
 

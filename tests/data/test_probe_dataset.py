@@ -13,7 +13,7 @@ from maskbench import data
 from maskbench.analysis.results import group_of
 from maskbench.errors import UsageError
 from maskbench.runs.plan import load_data, make_plan, probe_splits
-from maskbench.runs.reproduce import compare_numbers
+from maskbench.runs.rerun import compare_numbers
 from maskbench.runs.run import check_run, run
 from tests.helpers.command_line import maskbench
 from tests.helpers.image_files import picture, png, write_folders

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from maskbench import data
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.prefetch import prefetch
 from maskbench.data.splits import Images, Splits
 from maskbench.data.streaming import StreamedImages

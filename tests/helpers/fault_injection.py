@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,9 @@ def start_run(arguments: list[str], cwd: Path, at: int = 0, fault: int | None = 
             code = int(left.code or 0)
         sys.stdout.flush()
         os.write(2, f"\noperations: {counter.count}\n".encode())
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(code)
     raise AssertionError

@@ -20,15 +20,15 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.data.augment import Boxes
 from maskbench.probe import Subject
 from maskbench.runs.plan import build_state, load_data, make_plan
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.runtime.launcher import Launch
 from maskbench.runtime.process_group import join_process_group
 from maskbench.runtime.stopwatch import Stopwatch
-from maskbench.training import crops, loop, trainer
+from maskbench.training import crops, loop, step
 from tests.helpers.tiny_run import tiny_config
 
 IBOT = "ibot:prototypes=48:hidden=32:bottleneck=16:frozen=0.2"
@@ -74,7 +74,7 @@ def train_case(config: RunConfig, dtype: torch.dtype = torch.float64) -> dict[st
     state.loss_sum = state.loss_sum.to(dtype)
     found: dict[str, Any] = {"hidden": [], "boxes": [], "losses": []}
     make_random_boxes, make_full_crops, make_local_crops = (
-        crops.random_boxes, trainer.make_full_crops, trainer.make_local_crops,
+        crops.random_boxes, step.make_full_crops, step.make_local_crops,
     )  # fmt: skip
 
     def random_boxes(*arguments: Any, **options: Any) -> Boxes:
@@ -92,16 +92,16 @@ def train_case(config: RunConfig, dtype: torch.dtype = torch.float64) -> dict[st
     def local_crops(*arguments: Any) -> tuple[Tensor, ...]:
         return tuple(images.to(dtype) for images in make_local_crops(*arguments))
 
-    class Recorded(trainer.Trainer):
+    class Recorded(step.Trainer):
         """Keeps the masks of every step."""
 
-        def backpropagate(self, inputs: Sequence[trainer.StepInput]) -> Any:
+        def backpropagate(self, inputs: Sequence[step.StepInput]) -> Any:
             views = [each.examples.views[0] for each in inputs]
             masks = [view.images[:, 0, 0] if view.hidden is None else view.hidden for view in views]
             found["hidden"].append(torch.cat(masks))
             return super().backpropagate(inputs)
 
-    crops.random_boxes, trainer.make_full_crops, trainer.make_local_crops = random_boxes, full_crops, local_crops
+    crops.random_boxes, step.make_full_crops, step.make_local_crops = random_boxes, full_crops, local_crops
     try:
         loop.pretrain(
             Recorded(config, splits, planned.strategy, state, Stopwatch(torch.device("cpu"))),
@@ -109,7 +109,7 @@ def train_case(config: RunConfig, dtype: torch.dtype = torch.float64) -> dict[st
         )  # fmt: skip
     finally:
         crops.random_boxes = make_random_boxes
-        trainer.make_full_crops, trainer.make_local_crops = make_full_crops, make_local_crops
+        step.make_full_crops, step.make_local_crops = make_full_crops, make_local_crops
     parts = {"head": state.head, "module": state.module, "teacher": state.teacher}
     weights = {name: part.state_dict() for name, part in parts.items() if part is not None}
     return {**found, "weights": weights, "curve": state.curve, "ratios": state.ratio_sums}
@@ -131,7 +131,7 @@ def train_cases(cases: list[str], epochs: int) -> dict[str, Any]:
         case, _, how = named.partition("/")
         if case == "probes":
             found[named] = run_probes(config_of("random", probes=f"knn,{how}".strip(","), data__limit=5000))
-        elif how.isdigit() and distributed.process_count() > 1:
+        elif how.isdigit() and collectives.process_count() > 1:
             continue
         elif how == "fp32":
             found[named] = train_case(config_of(case, train__epochs=epochs), torch.float32)
@@ -172,5 +172,5 @@ def main(folder: Path, counts: list[int], epochs: int, cases: list[str]) -> None
 
 
 if __name__ == "__main__":
-    assert distributed.process_count() == 1
+    assert collectives.process_count() == 1
     main(Path(sys.argv[1]), [int(count) for count in sys.argv[2].split(",")], int(sys.argv[3]), sys.argv[4:])

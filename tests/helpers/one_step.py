@@ -11,8 +11,8 @@ from maskbench.data.splits import Splits
 from maskbench.runs.plan import Plan
 from maskbench.training.loop import add_to_sums
 from maskbench.training.microbatches import MicroBatch
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 
 
 class NullStopwatch:

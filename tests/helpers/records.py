@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.record import RunRecord
 
 

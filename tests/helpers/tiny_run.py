@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
+from maskbench.config.settings import RunConfig
 
 TINY_SETTINGS: dict[str, Any] = {
     "data.img_size": 16,

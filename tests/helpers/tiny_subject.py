@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from maskbench.config.schema import System
+from maskbench.config.settings import System
 from maskbench.core.grid import Grid
 from maskbench.data.splits import Images, Splits, build_splits
 from maskbench.models.encoder import Encoder, build_encoder

@@ -13,7 +13,7 @@ from maskbench.analysis.comparison import compare_strategies
 from maskbench.analysis.report import render_page
 from maskbench.analysis.results import read_results
 from maskbench.cli.encoders import external_settings
-from maskbench.config.settings import parse_config
+from maskbench.config.resolve import parse_config
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import read_encoder
 from maskbench.record import RunRecord
@@ -72,7 +72,7 @@ def test_a_run_is_known_by_the_weights_wherever_they_lie(ours: tuple[RunRecord, 
 
 
 def _nested(settings: dict) -> dict:  # type: ignore[type-arg]
-    from maskbench.config.settings import merge
+    from maskbench.config.resolve import merge
 
     return merge({}, settings)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.objectives.pixel_loss import denormalise_patches, normalise_patches
 from maskbench.runs.plan import build_state, example_view, load_data, make_plan
 from maskbench.runs.reconstruction import reconstruct

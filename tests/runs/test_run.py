@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import maskbench
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
 from maskbench.runs.plan import make_plan

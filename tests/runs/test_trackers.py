@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
 from maskbench.runs.reporter import Reporter

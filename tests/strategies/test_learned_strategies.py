@@ -14,7 +14,7 @@ from maskbench.objectives.gmml import Gmml
 from maskbench.runs.plan import build_state, load_data, make_plan
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.loop import pretrain
-from maskbench.training.trainer import Loss, Trainer
+from maskbench.training.step import Loss, Trainer
 from tests.helpers.learned_strategies import GRID, create_ready, encoder, images
 from tests.helpers.tiny_run import tiny_config
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from maskbench.analysis.results import group_of
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
+from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.record import read_record
 from maskbench.sweeps.budget import fit_epochs_to_budgets

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from safetensors.torch import save as as_safetensors
 
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import seal
 from maskbench.runs.plan import build_state, load_data, make_plan

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import _dynamo as dynamo
 
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.runs.plan import build_state, load_data, make_plan
-from maskbench.training.trainer import Trainer
+from maskbench.training.step import Trainer
 from tests.helpers.one_step import NullStopwatch
 
 STEPS, TRACED = 5, 2

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.errors import UsageError
 from maskbench.models.batch_norm import BatchNorm1d
 from maskbench.record import RunRecord
 from maskbench.runs.plan import make_plan
 from maskbench.runs.run import check_run
 from maskbench.runtime import process_group
-from maskbench.runtime.distributed import all_reduce_weighted_mean
+from maskbench.runtime.collectives import all_reduce_weighted_mean
 from maskbench.runtime.launcher import Launch, detect_launch, first_node
 from maskbench.training.microbatches import indivisible_reason
 from tests.helpers import multi_process_training
@@ -332,7 +332,7 @@ def test_a_signal_saves_once(tmp_path: Path, number: signal.Signals, whom: str) 
 
 
 FAILING = """
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 from maskbench.strategy import Context, Strategy, Tensor, View, dataclass, hide, register
 
 @register("moody")
@@ -349,7 +349,7 @@ class Moody(Strategy):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("where", ["distributed.rank() == 1", "distributed.world_size() == 2"])
+@pytest.mark.parametrize("where", ["collectives.rank() == 1", "collectives.world_size() == 2"])
 def test_what_fails_in_a_process_is_told_once_and_recorded(tmp_path: Path, where: str) -> None:
     (tmp_path / "moody.py").write_text(FAILING.replace("{where}", where))
     with started(tmp_path, 2, "--strategy", "moody", "--plugin", "moody.py", "--epochs", "10") as process:

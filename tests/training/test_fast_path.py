@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainMae
-from maskbench.config.settings import load_preset, merge, parse_config
+from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState, initial_state
-from maskbench.training.trainer import Trainer
 from tests.helpers.one_step import NullStopwatch
 
 SIZE = {"embed_dim": 48, "depth": 3, "num_heads": 3}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.core.grid import Grid
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan
 from maskbench.runs.run_facts import object_shares
@@ -18,8 +18,8 @@ from maskbench.training.crops import make_crops, sample_crops, sample_indices
 from maskbench.training.data_order import epoch_order
 from maskbench.training.loop import Diverged, pretrain
 from maskbench.training.schedules import learning_rate, steps_per_epoch, weight_decay_groups
+from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trainer import Trainer
 from maskbench.training.views import make_context, make_view
 from tests.helpers.tiny_run import tiny_config
 

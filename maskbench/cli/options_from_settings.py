@@ -1,4 +1,4 @@
-"""Options generated from the configuration's schema: a setting is written once, in maskbench/config/schema.py."""
+"""Options generated from the configuration's schema: a setting is written once, in maskbench/config/settings.py."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from maskbench.config.schema import Data, Model, RunConfig, System, Train
 from maskbench.config.section import Section
+from maskbench.config.settings import Data, Model, RunConfig, System, Train
 
 SECTIONS = {RunConfig: "What to run", Data: "Data", Model: "Model", Train: "Training", System: "Hardware"}
 

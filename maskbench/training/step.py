@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from maskbench.config.schema import RunConfig
+from maskbench.config.settings import RunConfig
 from maskbench.core.context import Context
 from maskbench.core.examples import Examples
 from maskbench.core.rng import derive_seed
@@ -19,7 +19,7 @@ from maskbench.runtime.hardware import autocast
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
 from maskbench.training.crops import make_full_crops, make_local_crops
-from maskbench.training.data_parallel import without_sync, wrap_ddp
+from maskbench.training.ddp import without_sync, wrap_ddp
 from maskbench.training.microbatches import MicroBatch, share_term_weights, split_batch
 from maskbench.training.schedules import half_cosine, learning_rate, steps_per_epoch
 from maskbench.training.train_state import TrainState, teacher_source

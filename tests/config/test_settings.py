@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import (
+from maskbench.config.resolve import (
     expand_runs,
     load_preset,
     merge,
@@ -17,6 +16,7 @@ from maskbench.config.settings import (
     preset_names,
     read_yaml,
 )
+from maskbench.config.settings import RunConfig
 from maskbench.config.specs import parse_specs
 from maskbench.errors import UsageError
 
@@ -98,6 +98,11 @@ def test_lr_and_blr_replace_each_other() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"objective": "mae,gmml"}, "'mae,gmml' names several; give one NAME"),
+        (
+            {"objective": "mae:decoder_depth=2,normalise=none"},
+            "separate parameters by colons, as in NAME:key=value:norm",
+        ),
         ({"train.epoch": 3}, "unknown setting 'train.epoch'. Did you mean train.epochs"),
         ({"trian": {}}, "unknown setting 'trian'. Did you mean train"),
         ({"train.epochs": 0}, "train.epochs=0 should be greater than or equal to 1"),
@@ -157,6 +162,6 @@ def test_nothing_here_needs_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, maskbench, maskbench.config.schema, maskbench.analysis.results; print('torch' in sys.modules)"
+    code = "import sys, maskbench, maskbench.config.settings, maskbench.analysis.results; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"

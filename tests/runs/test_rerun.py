@@ -8,7 +8,7 @@ import pytest
 
 from maskbench.record import RunRecord, read_record
 from maskbench.runs.plan import make_plan
-from maskbench.runs.reproduce import compare_numbers
+from maskbench.runs.rerun import compare_numbers
 from maskbench.runs.run import run
 from tests.helpers.command_line import maskbench
 from tests.helpers.tiny_run import tiny_config

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from maskbench.runtime import distributed
+from maskbench.runtime import collectives
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
@@ -17,7 +17,7 @@ def wrap_ddp(module: nn.Module) -> nn.Module:
     Some parameters are not in use, always or at times (mask tokens, frozen prototypes); they keep having no gradient.
     Buffers follow from what all processes know, so nobody sends them.
     """
-    if distributed.world_size() == 1:
+    if collectives.world_size() == 1:
         return module
     device = next(module.parameters()).device
     # Were all in use, torch would warn of that, from C++ straight to stderr, where no filter of Python's reaches it.

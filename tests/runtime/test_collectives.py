@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from maskbench.runtime.distributed import (
+from maskbench.runtime.collectives import (
     all_reduce_max,
     all_reduce_sum,
     is_rank0,

@@ -6,8 +6,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from maskbench.config.schema import RunConfig
-from maskbench.config.settings import merge, parse_config
+from maskbench.config.resolve import merge, parse_config
+from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord, UnreadableRecord, read_record
@@ -53,7 +53,7 @@ class Verdict:
         return all(check.holds for check in self.checks)
 
 
-def reproduce(
+def rerun(
     path: Path, changes: dict[str, Any], output: Path, reporter: Reporter, checkpoint_every: float | None
 ) -> Verdict:
     """Repeat a recorded run into `output` and compare its numbers.

@@ -1,0 +1,163 @@
+"""From presets, files and flags to a checked configuration; a typo is an error with a suggestion."""
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from maskbench.config.section import Section
+from maskbench.config.settings import Data, Model, RunConfig, System, Train
+from maskbench.config.specs import Spec, parse_one_spec
+from maskbench.errors import UsageError, unknown_name
+
+
+def preset_names() -> list[str]:
+    """Presets that ship, in alphabetical order."""
+    folder = resources.files("maskbench.config.presets")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The settings of a preset. UsageError for an unknown name."""
+    if name not in preset_names():
+        raise unknown_name("preset", name, preset_names())
+    text = resources.files("maskbench.config.presets").joinpath(f"{name}.yaml").read_text()
+    settings: dict[str, Any] = yaml.safe_load(text)
+    return settings
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings from a file; UsageError where it is missing or not a mapping."""
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read config {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise UsageError(f"config {path} must be a mapping such as --print-config shows")
+    return settings
+
+
+def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
+
+    What is chosen by name starts afresh with a new name: another model drops the old one's kwargs, another objective
+    or strategy the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
+    """
+    merged = dict(settings)
+    for path, value in overrides.items():
+        key, _, rest = path.partition(".")
+        if rest:
+            merged[key] = merge(merged.get(key) or {}, {rest: value})
+        elif key in ("strategy", "objective"):
+            merged[key] = _replace_component(parse_one_spec(merged.get(key)), parse_one_spec(value))
+        elif (
+            isinstance(value, Mapping)
+            and isinstance(merged.get(key), Mapping)
+            and key not in ("kwargs", "parameters", "budget")
+        ):
+            merged[key] = merge(merged[key], value)
+        elif key in ("lr", "blr") and value is not None:
+            merged |= {"lr": None, "blr": None, key: value}
+        elif key == "epochs" and value is not None:
+            merged |= {"budget": None, key: value}
+        else:
+            merged[key] = value
+    if "kwargs" in settings and "kwargs" not in overrides and merged["name"] != settings.get("name"):
+        del merged["kwargs"]
+    return merged
+
+
+def _replace_component(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or old.get("name") != new.get("name"):
+        return new
+    return {**new, "parameters": {**old.get("parameters", {}), **new.get("parameters", {})}}
+
+
+def parse_config(settings: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration. UsageError with one line: which setting, what is wrong, what would do."""
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:
+        raise explain_error(error) from None
+    if config.ratio is not None and config.regime == "paper":
+        raise UsageError("ratio is for --regime matched; the paper regime uses each strategy's own")
+    patch, size = config.model.patch_size, config.data.img_size
+    if size[0] % patch or size[1] % patch:
+        near = [max(1, round(side / patch)) * patch for side in size]
+        raise UsageError(
+            f"image size {size[0]}x{size[1]} does not divide into patches of {patch}; "
+            f"try --img-size {near[0]}x{near[1]} or another --patch-size"
+        )
+    return config
+
+
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """["train.epochs=3", ...] -> {"train.epochs": 3, ...}; values are YAML."""
+    settings = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--set {text!r}: write SECTION.SETTING=VALUE, e.g. --set train.epochs=3")
+        try:
+            settings[path] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {text!r}: {value!r} is not a YAML value; quote it") from None
+    return settings
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" or "0-4" or a mixture -> seeds in order, each once."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UsageError(f"--seeds {text!r}: write 0,1,2 or 0-4")
+        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def expand_runs(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int]) -> list[RunConfig]:
+    """A configuration for each seed and strategy; the seed's random-init comes first: no number stands alone."""
+    control = {"strategy": "none", "objective": "random-init"}
+    configs = []
+    for seed in seeds:
+        for choice in (control, *({"strategy": strategy} for strategy in strategies)):
+            configs.append(parse_config(merge(settings, {**choice, "seed": seed})))
+    return list({config.model_dump_json(): config for config in configs}.values())
+
+
+def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> UsageError:
+    """The telling mistake among those that pydantic found in settings of the form of `root`, in one line."""
+    found = error.errors()
+    detail = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # a typo explains the rest
+    where = [str(part) for part in detail["loc"]]
+    if detail["type"] == "extra_forbidden":
+        section: Any = root
+        for part in where[:-1]:
+            if not part.isdigit():
+                section = _section_of(section.model_fields[part].annotation) if part in section.model_fields else Spec
+        return unknown_name("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        message = "a mapping of settings"
+    if detail["type"] == "missing":
+        return UsageError(f"{'.'.join(where)} is missing")
+    path = ".".join(part for part in where if part in _KEYS | root.model_fields.keys() or part.isdigit())
+    return UsageError(f"{path}={detail['input']!r} should be {message}")
+
+
+def _section_of(annotation: Any) -> Any:
+    """The form of what a setting holds, one or a list of them; that of a Spec where it is none of ours."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    inner = [_section_of(one) for one in get_args(annotation)]
+    return next((one for one in inner if one is not Spec), Spec)
+
+
+_KEYS = {key for section in (RunConfig, Data, Model, Train, System, Spec) for key in section.model_fields}
