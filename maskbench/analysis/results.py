@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
 
@@ -256,4 +257,4 @@ def _settings(record: RunRecord) -> dict[str, str]:
             flat[prefix] = json.dumps(value).strip('"')
 
     flatten("", config)
-    return flat
+    return {**LATER_SETTINGS, **flat}

@@ -82,6 +82,10 @@ Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=
 class Train(Section):
     """The optimizer, its schedule, and how long training lasts. Every batch size is global: the sum over processes."""
 
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "adamw, or muon: Muon for the matrices of transformer blocks, AdamW for the rest (torch 2.9 or newer).",
+    )
     epochs: Annotated[int, Field(ge=1)] = setting(100, "Passes over the training images.", flag="--epochs")
     batch_size: Annotated[int, Field(ge=2)] = setting(256, "Images per step, over all processes.", flag="--batch-size")
     blr: Annotated[float, Field(gt=0)] | None = setting(
@@ -168,6 +172,11 @@ class Tuning(Section):
     trial: bool = setting(False, "True for a trial, which is probed on validation and never on test.")
 
 
+# Settings that came after runs were recorded, with the value that those runs had. With that value a setting is no part
+# of a run's identity.
+LATER_SETTINGS = {"train.optimizer": "adamw"}
+
+
 class RunConfig(Section):
     """One run, completely. `maskbench run --print-config` shows it."""
 
@@ -213,6 +222,10 @@ class RunConfig(Section):
         content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
         del content["system"]["device"], content["system"]["workers"]
         del content["data"]["memory_gib"], content["train"]["accumulate"]
+        for path, usual in LATER_SETTINGS.items():
+            section, name = path.split(".")
+            if content[section][name] == usual:
+                del content[section][name]
         if self.objective.name == "external":  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
         content["data"].pop("data_dir", None)

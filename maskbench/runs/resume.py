@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints
 from maskbench.runtime.collectives import run_on_rank0
@@ -96,7 +97,8 @@ class ResumeState:
             return False
         if content.get("format") != FORMAT:
             raise UsageError(f"{checkpoints.newest} was written by another version of maskbench; --force starts afresh")
-        differences = list_differences(self.identity, content["identity"], but=MAY_DIFFER)
+        before = {**LATER_SETTINGS, **flatten(content["identity"])}
+        differences = list_differences(self.identity, before, but=MAY_DIFFER)
         if differences:
             raise UsageError(
                 f"{checkpoints.newest} is of another configuration ({'; '.join(differences)}); "

@@ -12,6 +12,7 @@ from maskbench.models.encoder import use_plain_attention
 from maskbench.runtime import collectives
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
+from maskbench.training.optimizers import muon_gflops
 from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
 
@@ -19,7 +20,7 @@ SAMPLE = 32
 
 
 def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strategy, state: TrainState) -> float:
-    """GFLOPs (a multiply-add is two) for one image, forward and backward, augmentation and teacher included.
+    """GFLOPs (a multiply-add is two) for one image: augmentation, teacher, forward and backward, and Muon if used.
 
     Counted on the first SAMPLE images with plain attention, so the figure does not depend on the machine. Leaves the
     state as it was, but for gradients, which are dropped.
@@ -30,7 +31,8 @@ def training_gflops_per_image(config: RunConfig, splits: Splits, strategy: Strat
         _, output = trainer.forward_batch(index, epoch=0, progress=0.5)
         output.loss.backward()
     state.optimizer.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(index) / 1e9
+    of_optimizer = muon_gflops(state.optimizer) / config.train.batch_size
+    return counter.get_total_flops() / len(index) / 1e9 + of_optimizer
 
 
 @torch.no_grad()

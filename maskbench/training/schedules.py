@@ -1,6 +1,7 @@
 """What changes from step to step by itself, and what of a model the weight decay is for."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,12 +34,12 @@ def half_cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def weight_decay_groups(module: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: what `decays`, and what does not."""
+def weight_decay_groups(module: nn.Module, decay: float, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """AdamW's groups: what `decays`, and what does not. without: names of parameters that another optimizer has."""
     decayed: list[Tensor] = []
     kept: list[Tensor] = []
     for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and name not in without:
             (decayed if decays(name, parameter) else kept).append(parameter)
     return [{"params": decayed, "weight_decay": decay}, {"params": kept, "weight_decay": 0.0}]
 

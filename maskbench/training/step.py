@@ -156,9 +156,12 @@ class Trainer:
         if train.clip_grad is not None:
             parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(parameters, train.clip_grad)
-        decayed, kept = state.optimizer.param_groups
-        decayed["lr"] = kept["lr"] = learning_rate(self.config, state.step, self.steps_per_epoch)
+        rate = learning_rate(self.config, state.step, self.steps_per_epoch)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
         if train.weight_decay_end is not None:
             share = state.step / max(1, self.total_steps - 1)
-            decayed["weight_decay"] = half_cosine(train.weight_decay, train.weight_decay_end, share)
+            decay = half_cosine(train.weight_decay, train.weight_decay_end, share)
+            for group in state.optimizer.param_groups[:-1]:  # the last one holds what does not decay
+                group["weight_decay"] = decay
         state.optimizer.step()

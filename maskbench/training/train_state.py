@@ -11,7 +11,7 @@ from maskbench.models.ema_teacher import SIGNALS as TEACHER_SIGNALS
 from maskbench.models.ema_teacher import EMATeacher
 from maskbench.objective import Head
 from maskbench.strategy import Strategy
-from maskbench.training.schedules import weight_decay_groups
+from maskbench.training.optimizers import Optimizer, build_optimizer
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TrainState:
     """
 
     head: Head
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     module: nn.Module | None = None
     teacher: EMATeacher | None = None
     step: int = 0
@@ -73,8 +73,7 @@ class TrainState:
 def initial_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.Module | None = None) -> TrainState:
     """The state before the first step; `head` and `module` are on their device."""
     trained = nn.ModuleList([head] if module is None else [head, module])
-    groups = weight_decay_groups(trained, config.train.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.train.betas, fused=True)
+    optimizer = build_optimizer(config.train, trained)
     teacher = None
     if (strategy.needs & TEACHER_SIGNALS) - head.provides_signals:
         teacher = EMATeacher(teacher_source(head, strategy), config.train.teacher_momentum)

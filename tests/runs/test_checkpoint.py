@@ -85,6 +85,7 @@ def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) 
     ("strategy", "changes"),
     [
         ("random", {}),
+        ("random", {"train__optimizer": "muon"}),
         ("attmask-high", {}),  # a teacher
         ("adios", {}),  # a network of its own
         ("attmask-high", {"objective": "ibot:prototypes=32:hidden=32:bottleneck=16"}),
