@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maskbench.cli.options import AsJson, Assignments, Plugins, load_plugins
 from maskbench.cli.options_from_settings import SettingOptions
+from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins
 from maskbench.config.resolve import load_preset, merge, parse_assignments, parse_config
 from maskbench.config.specs import parse_specs
 

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
 from maskbench.cli.options_from_settings import SettingOptions
 from maskbench.cli.run import show_results
+from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
 from maskbench.config.resolve import merge, parse_assignments, parse_config, parse_seeds
 from maskbench.errors import UsageError
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import AsJson, Assignments, Plugins, load_plugins
 from maskbench.cli.options_from_settings import SettingOptions
+from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins
 from maskbench.config.resolve import parse_assignments, parse_seeds
 from maskbench.config.suite import read_suite
 from maskbench.errors import UsageError

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import CheckpointEvery, Plugins, load_plugins, print_resume_command
 from maskbench.cli.options_from_settings import SettingOptions
+from maskbench.cli.shared_options import CheckpointEvery, Plugins, load_plugins, print_resume_command
 
 if TYPE_CHECKING:
     from maskbench.runs.rerun import Verdict

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskbench.cli.options import AsJson, write_under
+from maskbench.cli.shared_options import AsJson, write_under
 
 
 class Format(StrEnum):

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import AsJson, Assignments, CheckpointEvery, Plugins, load_plugins, print_resume_command
 from maskbench.cli.options_from_settings import SECTIONS, SettingOptions
 from maskbench.cli.results import figures_of, tables_of
+from maskbench.cli.shared_options import (
+    AsJson,
+    Assignments,
+    CheckpointEvery,
+    Plugins,
+    load_plugins,
+    print_resume_command,
+)
 from maskbench.config.resolve import expand_runs, load_preset, merge, parse_assignments, parse_seeds, read_yaml
 from maskbench.config.run_set import FixedRuns, RunSet, SuiteRuns
 from maskbench.config.settings import RunConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskbench.cli.options import AsJson
+from maskbench.cli.shared_options import AsJson
 
 if TYPE_CHECKING:
     from maskbench.runs.status import Status

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from maskbench.cli.options import AsJson, Plugins, Regime, load_plugins, write_under
+from maskbench.cli.shared_options import AsJson, Plugins, Regime, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
 
 
