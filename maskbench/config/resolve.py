@@ -46,8 +46,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
 
-    What is chosen by name starts afresh with a new name: another model drops the old one's kwargs, another objective
-    or strategy the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
+    What is chosen by name starts afresh: naming a model drops the kwargs that it had, also where the name is the same;
+    another objective or strategy drops the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
     """
     merged = dict(settings)
     for path, value in overrides.items():
@@ -68,7 +68,7 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
             merged |= {"budget": None, key: value}
         else:
             merged[key] = value
-    if "kwargs" in settings and "kwargs" not in overrides and merged["name"] != settings.get("name"):
+    if "kwargs" in settings and "name" in overrides and "kwargs" not in overrides:
         del merged["kwargs"]
     return merged
 

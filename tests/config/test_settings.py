@@ -68,10 +68,11 @@ def test_image_sizes_are_rows_by_columns(value: Any, size: tuple[int, int]) -> N
     assert parse_config(merge(load_preset("quick"), {"data.img_size": value})).data.img_size == size
 
 
-def test_naming_a_model_resets_its_arguments_and_naming_it_again_does_not() -> None:
+def test_naming_a_model_resets_its_arguments() -> None:
     settings = load_preset("quick")
     assert "kwargs" not in merge(settings, {"model.name": "vit_small_patch16_224"})["model"]
-    assert merge(settings, {"model.name": settings["model"]["name"]})["model"]["kwargs"]
+    assert "kwargs" not in merge(settings, {"model.name": settings["model"]["name"]})["model"], "what is named is run"
+    assert merge(settings, {"model.patch_size": 8})["model"]["kwargs"] == settings["model"]["kwargs"]
     both = merge(settings, {"model": {"name": "vit_small_patch16_224", "kwargs": {"depth": 3}}})
     assert both["model"]["kwargs"] == {"depth": 3}
 
