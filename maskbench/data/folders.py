@@ -1,15 +1,14 @@
 """Data sets on disk: a folder of Parquet files (as Hugging Face datasets writes them) or of class folders of images."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import (
     IMAGE_SUFFIXES,
-    SPLIT_NAMES,
     EncodedDataset,
     ImageSource,
+    find_split,
     list_files,
     select_splits,
 )
@@ -48,7 +47,7 @@ def read_folder(root: Path, unpacked: Path) -> EncodedDataset:
 
 
 def _read_parquet(root: Path, files: list[Path], unpacked: Path) -> EncodedDataset:
-    files_by_split = _group_by_split(files)
+    files_by_split = _group_by_split(root, files)
     if not files_by_split:
         return EncodedDataset({}, ())
     from maskbench.data import parquet  # imports pyarrow: 50 MiB that processes which only decode do without
@@ -56,23 +55,39 @@ def _read_parquet(root: Path, files: list[Path], unpacked: Path) -> EncodedDatas
     return parquet.read_parquet(root, files_by_split, unpacked)
 
 
-def _group_by_split(files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their name or their folder's name begins with; files of no split are left out."""
+def _group_by_split(root: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """Files by the split that their name or a folder's name begins with; files of no split are left out.
+
+    UsageError where files of one split lie in several folders: they may be several versions of the same images.
+    """
     groups: dict[str, list[Path]] = {}
     for file in files:
-        split = _split_from_name(file.name) or _split_from_name(file.parent.name)
+        split = find_split(file.relative_to(root))
         if split is not None:
             groups.setdefault(split, []).append(file)
+    for split, members in groups.items():
+        _ensure_one(split, root, sorted({file.parent for file in members}))
     return groups
 
 
-def _split_from_name(name: str) -> str | None:
-    """The split that a file or folder of this name belongs to: "train-00000-of-00002.parquet" -> "train"."""
-    return SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0])
+def _ensure_one(split: str, root: Path, folders: list[Path]) -> None:
+    """UsageError where several folders are the same split: nothing says which is meant."""
+    if len(folders) > 1:
+        names = ", ".join(str(folder.relative_to(root)) for folder in folders[:4])
+        raise UsageError(
+            f"several folders of {root} are the split {split}: {names}; move all but one away, or give the folder that "
+            f"holds the one that you mean"
+        )
 
 
 def _read_class_folders(root: Path) -> EncodedDataset:
-    folders = {split: path for path in _subfolders(root) if (split := _split_from_name(path.name))}
+    found: dict[str, list[Path]] = {}
+    for path in _subfolders(root):
+        if (split := find_split(Path(path.name))) is not None:
+            found.setdefault(split, []).append(path)
+    for split, paths in found.items():
+        _ensure_one(split, root, paths)
+    folders = {split: path for split, (path,) in found.items()}
     classes = sorted({path.name for folder in folders.values() for path in _subfolders(folder)})
     if not classes and ("train" in folders or not folders):
         return _read_unlabelled(root, folders.get("train", root))
@@ -87,7 +102,7 @@ def _read_class_folders(root: Path) -> EncodedDataset:
 
 def _read_unlabelled(root: Path, folder: Path) -> EncodedDataset:
     files = _image_files(folder)
-    inner = [path for file in files for path in file.relative_to(folder).parents if _split_from_name(path.name)]
+    inner = [path for file in files for path in file.relative_to(folder).parents if find_split(Path(path.name))]
     if inner or not files:
         why = f"{inner[0]} inside it is part of a data set" if inner else f"no images in {folder}"
         raise UsageError(f"no training split in {root}: {why}; give a folder with train/<class>/<image>, or images")

@@ -69,7 +69,12 @@ def _list_arrow_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]
 
 def _read_splits(name: str, all_splits: dict[str, Any]) -> EncodedDataset:
     """Every split of a known name; without a column of labels the training split alone."""
-    found = {SPLIT_NAMES[split]: rows for split, rows in all_splits.items() if split in SPLIT_NAMES}
+    known = [split for split in all_splits if split in SPLIT_NAMES]
+    found = {SPLIT_NAMES[split]: all_splits[split] for split in known}
+    if len(found) < len(known):
+        raise UsageError(
+            f"hfds/{name} has several splits of one kind: {', '.join(known)}; give a folder with one of each"
+        )
     columns = next(iter(found.values())).column_names if found else []
     label = next((column for column in LABEL_COLUMNS if column in columns), None)
     if label is None:

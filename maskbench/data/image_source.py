@@ -1,5 +1,6 @@
 """What each kind of source (folders, tar shards, ...) hands over: encoded images by split, and the class names."""
 
+import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,28 @@ def list_files(root: Path, suffixes: Set[str]) -> list[tuple[str, int, int]]:
                 raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
             files.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
     return sorted(files)
+
+
+def find_split(path: Path, *, anywhere: bool = False) -> str | None:
+    """The split of a file: by the words of its own name, else by those of the nearest folder that has one.
+
+    Args:
+        path: Relative to the data set's folder.
+        anywhere: Whether a word may stand anywhere in a name (`trips-train-0000.tar`), or only at its beginning.
+
+    Raises:
+        UsageError: One name has the words of several splits.
+    """
+    for name in (path.name, *(parent.name for parent in path.parents)):
+        words = re.split(r"[^a-z]+", name.lower())
+        splits = {SPLIT_NAMES[word] for word in (words if anywhere else words[:1]) if word in SPLIT_NAMES}
+        if len(splits) > 1:
+            raise UsageError(
+                f"{name} names several splits ({', '.join(sorted(splits))}); rename it so that it names one"
+            )
+        if splits:
+            return splits.pop()
+    return None
 
 
 def find_labelled_splits(root: Path, unlabelled: Mapping[str, Tensor]) -> list[str]:

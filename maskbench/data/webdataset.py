@@ -5,7 +5,6 @@ of shards and no shuffle buffer; images are drawn in the same order as from any 
 """
 
 import json
-import re
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -16,9 +15,9 @@ import torch
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import (
     IMAGE_SUFFIXES,
-    SPLIT_NAMES,
     EncodedDataset,
     ImageSource,
+    find_split,
     list_files,
     select_splits,
 )
@@ -43,8 +42,8 @@ def _read_shards(root: Path) -> EncodedDataset:
     """Every split; images without a label have NO_LABEL. UsageError that names a shard that cannot be read."""
     shards_by_split: dict[str, list[Path]] = {}
     for shard in sorted(root.rglob("*.tar")):
-        words = re.split(r"[^a-z]+", shard.relative_to(root).as_posix().lower())
-        for split in {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}:
+        split = find_split(shard.relative_to(root), anywhere=True)
+        if split is not None:
             shards_by_split.setdefault(split, []).append(shard)
     splits = {split: _read_split(root, shards) for split, shards in shards_by_split.items()}
     labels = torch.cat([torch.tensor([NO_LABEL]), *(images.labels for images in splits.values())])
