@@ -17,6 +17,7 @@ from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # above 8 bits: Pillow would clip them at 255
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 REDUCING_GAP = 2.0  # as in Pillow's thumbnails; changes photographs by less than one level of 255 on average
 
@@ -72,11 +73,20 @@ class EncodedImages:
             raise UsageError(f"cannot read {self.names[index]}: {error.strerror or error}; bring it back") from None
 
     def open_image(self, encoded: bytes, index: int) -> Image.Image:
-        """Read the header of the encoded image `index`. UsageError that names it where it is no image."""
+        """Read the header of the encoded image `index`.
+
+        UsageError that names it where it is no image, or has more than 8 bits a channel.
+        """
         try:
-            return Image.open(io.BytesIO(encoded))
+            image = Image.open(io.BytesIO(encoded))
         except DECODE_ERRORS as error:
             raise self._decode_error(index, error) from None
+        if image.mode in DEEP_MODES:
+            raise UsageError(
+                f"{self.names[index]} has more than 8 bits per channel (Pillow's mode {image.mode}), which are not "
+                f"read yet; convert the images to 8 bits, with the range that matters"
+            )
+        return image
 
     def decode(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
         """Decode an image and resize it to the canvas.

@@ -127,3 +127,15 @@ def test_what_cannot_be_seen_does_not_shine_through(tmp_path: Path) -> None:
     found = decoded(tmp_path, written(Image.fromarray(pixels), "PNG"), (7, 7, 4))
     assert (found[..., 0][found[..., 3] > 0] == 0).all()
     assert (found[:, -1] == (0, 0, 255, 255)).all()
+
+
+@pytest.mark.parametrize(("mode", "form"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I", "TIFF"), ("F", "TIFF")])
+def test_more_than_8_bits_are_refused_and_not_clipped(mode: str, form: str, tmp_path: Path) -> None:
+    """A ramp from 0 to 40,000 would be white from 255 on; a float one in [0, 1] would be black."""
+    ramp = np.linspace(0, 40_000, 144).reshape(12, 12)
+    values = {"I;16": ramp.astype(np.uint16), "I": ramp.astype(np.int32), "F": (ramp / 40_000).astype(np.float32)}
+    path = tmp_path / f"deep.{form.lower()}"
+    Image.fromarray(values[mode]).save(path, form)
+    images = EncodedImages.from_files([path], ["deep"], [0])
+    with pytest.raises(UsageError, match="deep has more than 8 bits per channel .*; convert the images to 8 bits"):
+        images.decode(0, (12, 12, 1))
