@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.errors import UsageError
 
 
 class Format(StrEnum):
@@ -38,17 +39,31 @@ def figures_of(folder: Path, baseline: str | None = None) -> list[Path]:
     return write_under(folder, lambda: write_figures(results, folder / "figures", baseline or BASELINE))
 
 
+def ensure_records(folder: Path) -> None:
+    """UsageError where a folder holds no record, with the names of the results folders below it."""
+    from maskbench.record import record_paths
+
+    if not folder.is_dir() or next(record_paths(folder), None) is not None:
+        return  # what is missing altogether, read_results names
+    patterns = ("*/runs/*/record.json", "*/*/runs/*/record.json")
+    below = sorted({str(path.parents[2]) for pattern in patterns for path in folder.glob(pattern)})
+    some = f"give one of {', '.join(below)}" if below else f"run `maskbench run --output {folder}` first"
+    raise UsageError(f"no records in {folder}, nothing is written; {some}")
+
+
 def table(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
     format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
     baseline: Annotated[str | None, typer.Option(help="Row that others are compared with. Default: random.")] = None,
 ) -> None:
     """Write all tables to DIR/tables, and print one."""
+    ensure_records(folder)
     print(tables_of(folder, baseline)["tex" if format_ == Format.latex else format_], end="")
 
 
 def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:
     """Draw all figures into DIR/figures, and print their paths."""
+    ensure_records(folder)
     for path in figures_of(folder):
         print(path)
 
@@ -65,6 +80,7 @@ def report(
     from maskbench.analysis.report import write_report
     from maskbench.analysis.results import read_results
 
+    ensure_records(folder)
     tables_of(folder, baseline)
     figures_of(folder, baseline)
     results = read_results(folder)

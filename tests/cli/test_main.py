@@ -48,6 +48,16 @@ def test_table_regenerates_what_was_deleted(results: tuple[Path, Done], kind: st
     assert shown.out == before == path.read_text()
 
 
+@pytest.mark.parametrize("command", ["table", "plot", "report"])
+def test_a_folder_without_records_is_refused(command: str, results: tuple[Path, Done], tmp_path: Path) -> None:
+    """With the results folders in it, and no file written."""
+    folder, _ = results
+    done = maskbench(command, ".", cwd=folder)
+    assert done.code == 2 and "no records in ., nothing is written; give one of out" in done.err
+    assert maskbench(command, str(tmp_path), cwd=tmp_path).err.count("run `maskbench run --output") == 1
+    assert not list(tmp_path.iterdir()) and not (folder / "tables").exists()
+
+
 def test_plot_prints_its_files(results: tuple[Path, Done]) -> None:
     folder, _ = results
     shown = maskbench("plot", "out", cwd=folder)
