@@ -212,7 +212,7 @@ def test_the_probe_in_the_docs_measures(reader: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in GUIDES if blocks(page, "python")], ids=name_of)
 def test_python_in_the_docs_runs(page: Path) -> None:
-    names = {"images": torch.randn(4, 3, 224, 224)}
+    names = {"images": torch.randn(4, 3, 224, 224), "index": torch.arange(4)}
     for code in blocks(page, "python"):
         exec(code, names)
 

@@ -47,7 +47,8 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
 
     What is chosen by name starts afresh: naming a model drops the kwargs that it had, also where the name is the same;
-    another objective or strategy drops the old one's parameters. `lr` and `blr` replace each other, and `epochs` an earlier budget.
+    another objective or strategy drops the old one's parameters. `lr` and `blr` replace each other, and `epochs` an
+    earlier budget.
     """
     merged = dict(settings)
     for path, value in overrides.items():

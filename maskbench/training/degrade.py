@@ -20,6 +20,8 @@ def degrade(
     patch_size: int,
     seed: int = 0,
     epoch: int = 0,
+    index: Tensor | None = None,
+    step: int = 0,
     attention: Tensor | None = None,
     features: Tensor | None = None,
     embeddings: Tensor | None = None,
@@ -32,7 +34,9 @@ def degrade(
 ) -> View:
     """A strategy's view of `images`, in any training loop.
 
-    The random draws of a row depend on (seed, epoch, row) alone.
+    The random draws of an image depend on (seed, epoch, its number) alone, so every epoch draws anew, and an image gets
+    the same mask in any batch. Without `index` the images of a batch are numbered from 0: every batch of an epoch then
+    gets the same masks.
 
     Args:
         name_or_strategy: A registered name, or a strategy.
@@ -40,6 +44,8 @@ def degrade(
         patch_size: Side of a patch in pixels; divides H and W.
         seed: Seed of all draws.
         epoch: Number of the epoch, from 0; other epochs give other draws.
+        index: (B,) int64, the numbers of the images in the data set. Default: 0 to B - 1.
+        step: Number of the training step, for draws that all images of a batch share.
         attention: (B, N) attention of a teacher's class token to each patch, for strategies that need it.
         features: (B, N, D) last tokens of a teacher.
         embeddings: (B, N, D) patch embeddings, with positions.
@@ -72,14 +78,23 @@ def degrade(
     for signal in sorted(needed - signals.keys()):
         raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
     grid = Grid.of(images, patch_size)
-    index = torch.arange(len(images), device=images.device)
+    index = _number_images(images, index)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32
         if module is None:
             module = _build(strategy, images, grid, signals, seed)
         context = Context(
-            grid, index, seed=seed, epoch=epoch, step=0, progress=progress, module=module, signals=signals
+            grid, index, seed=seed, epoch=epoch, step=step, progress=progress, module=module, signals=signals
         )
         return complete(strategy(images, context), images, grid, strategy.name)
+
+
+def _number_images(images: Tensor, index: Tensor | None) -> Tensor:
+    """(B,) int64 on the images' device. ValueError for numbers of another shape or type."""
+    if index is None:
+        return torch.arange(len(images), device=images.device)
+    if index.shape != (len(images),) or index.dtype != torch.int64:
+        raise ValueError(f"index must be ({len(images)},) int64, is {tuple(index.shape)} {index.dtype}")
+    return index.to(images.device)
 
 
 def _build(
