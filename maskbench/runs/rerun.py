@@ -16,6 +16,7 @@ from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import MOVED, list_differences
 from maskbench.runs.run import run
+from maskbench.strategy import REGISTRY
 
 SAME = ("versions", "cpu", "gpu", "device", "threads", "precision", "attention", "compile")  # for the last digit
 CONFIDENCE = 0.95
@@ -70,6 +71,7 @@ def rerun(
         Failure: The repetition does not complete.
     """
     record = _read_complete(path)
+    _ensure_plugin_loaded(record)
     config = repeated_config(record, {**changes, "output": str(output)})
     plan, splits = load_data(make_plan(config))
     _ensure_same_data(record, plan, splits)
@@ -92,6 +94,14 @@ def _read_complete(path: Path) -> RunRecord:
     if record.status != "complete":
         raise UsageError(f"{path} is of a run that {record.status}; there are no numbers to repeat")
     return record
+
+
+def _ensure_plugin_loaded(record: RunRecord) -> None:
+    """UsageError that names the plugin of a strategy that is not registered here."""
+    name, origin = record.strategy["name"], record.strategy.get("distribution", "")
+    if name not in REGISTRY.names() and not origin.startswith("maskbench "):
+        file = origin.partition(" sha256:")[0]
+        raise UsageError(f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {file}")
 
 
 def _ensure_same_data(record: RunRecord, plan: Plan, splits: Splits) -> None:

@@ -67,6 +67,16 @@ def test_a_record_that_was_resumed_elsewhere_has_an_interval(stored: Path) -> No
     assert compare_numbers(moved, record).differences == moved.warnings
 
 
+def test_a_plugin_that_is_not_given_is_named(stored: Path, tmp_path: Path) -> None:
+    content = json.loads((stored / "record.json").read_text())
+    content["strategy"] |= {"name": "my-mask", "distribution": "my_mask.py sha256:0123abcd"}
+    content["config"]["strategy"] = {"name": "my-mask", "parameters": {}}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    done = maskbench("rerun", str(tmp_path), "--output", str(tmp_path / "again"), cwd=tmp_path)
+    expected = "strategy my-mask of the record comes from the plugin my_mask.py sha256:0123abcd; give it"
+    assert done.code == 2 and f"{expected}, e.g. --plugin my_mask.py" in done.err and not (tmp_path / "again").exists()
+
+
 def test_the_record_itself_is_never_repeated_in_place(stored: Path, tmp_path: Path) -> None:
     before = (stored / "record.json").read_bytes()
     done = maskbench("rerun", str(stored), "--output", str(stored.parents[1]), cwd=tmp_path)
