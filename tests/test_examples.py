@@ -1,4 +1,7 @@
-"""Every script in examples/ runs as a user runs it: in a process of its own, in an empty folder."""
+"""Every script in examples/ runs as a user runs it: in a process of its own, in an empty folder.
+
+Those that pre-train several encoders run with the integration tests.
+"""
 
 import os
 import subprocess
@@ -27,6 +30,7 @@ def run_python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.integration
 def test_own_strategy(tmp_path: Path) -> None:
     printed = run_example(tmp_path, "own_strategy.py")
     accuracies, differences = printed.split("\nseed\n")
@@ -36,6 +40,7 @@ def test_own_strategy(tmp_path: Path) -> None:
     assert [line.split()[0] for line in differences.splitlines()] == ["0", "1", "2"]
 
 
+@pytest.mark.integration
 def test_photographs(tmp_path: Path, clothing: Path) -> None:
     *accuracies, masks = run_example(tmp_path, "photographs.py", str(clothing)).splitlines()
     assert [line.split(":")[0] for line in accuracies] == ["pre-trained", "untrained"]
@@ -48,6 +53,7 @@ def test_plain_loop(tmp_path: Path, strategy: str) -> None:
     assert len(losses) == 4 and losses[-1] < losses[0]
 
 
+@pytest.mark.integration
 def test_probing_a_checkpoint(tmp_path: Path) -> None:
     shape = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
     for seed, name in enumerate(("mine", "theirs")):
@@ -62,6 +68,7 @@ def test_custom_plot(tmp_path: Path) -> None:
     assert "attmask-high" in printed and (tmp_path / "accuracy.png").stat().st_size > 1000
 
 
+@pytest.mark.integration
 def test_suite(tmp_path: Path) -> None:
     suite = ["--suite", str(EXAMPLES / "suite.yaml"), "--seeds", "0", "--output", "results"]
     printed = run_python(tmp_path, "-m", "maskbench", "run", *suite)
