@@ -245,7 +245,7 @@ def _sweep(run_set: RunSet, placement: "Placement", execution: Execution) -> "Sw
 
 
 def _run_sweep(sweep: "Sweep", first: RunConfig, as_json: bool, *, describe: bool) -> None:
-    """Carry out what is not done yet and show the results. Exit code 1 where a run is missing or not complete.
+    """Execute the unfinished runs and show the results. Exit code 1 where a run is missing or incomplete.
 
     describe: show the plan first.
     """
@@ -263,7 +263,7 @@ def _run_sweep(sweep: "Sweep", first: RunConfig, as_json: bool, *, describe: boo
 
 
 def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter", as_json: bool) -> None:
-    """The table or the records on stdout; where files are, and what is not complete, on stderr."""
+    """The table or the records on stdout; where files are, and which runs are incomplete, on stderr."""
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:

@@ -37,7 +37,7 @@ def parse_specs(text: str) -> list[dict[str, Any]]:
 
 
 def parse_one_spec(value: Any) -> Any:
-    """`gmml:fill=zeros` -> {name, parameters}; what is no text stays for pydantic to judge."""
+    """`gmml:fill=zeros` -> {name, parameters}; anything but text is left to pydantic."""
     if not isinstance(value, str):
         return value
     specs = parse_specs(value)

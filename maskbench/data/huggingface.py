@@ -36,7 +36,7 @@ def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> d
     Args:
         name: As the library knows it, or a folder.
         data_dir: The library's cache folder. Default: its own choice.
-        download: Fetch what is not there yet.
+        download: Fetch missing files first.
 
     Raises:
         UsageError: The library is not installed, or the data set is not there or cannot be downloaded.

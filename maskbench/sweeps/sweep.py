@@ -76,7 +76,7 @@ class Sweep:
         return _format_estimates(estimates, runs[0].output, self.placement.concurrent_runs)
 
     def run(self) -> tuple[int, list[RunRecord]]:
-        """Execute what is not done yet.
+        """Execute the unfinished runs.
 
         Returns:
             How many runs there are, and the records of those that have one. Trials are not counted.
