@@ -1,6 +1,7 @@
 """The command line: parsing only. Data goes to stdout, everything else to stderr; exit 0, 1 failed run, 2 usage."""
 
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 
 INTERRUPTED = 130  # a shell's code for Ctrl-C
+SECONDS_FOR_FIRST = 60  # that another process of the machine waits for the first to tell a mistake of both
 
 
 def main() -> None:
@@ -65,10 +67,14 @@ def _print_warning(message: str) -> None:
 
 
 def _print_error(message: str, code: int) -> int:
-    """One line. Of several processes that find the same mistake, one on each machine tells it; a failure is told by the
-    process that it met."""
+    """One line. Of several processes that find the same mistake, the first on each machine tells it; a failure is told
+    by the process that it met."""
     if code != 1 and detect_launch().local_rank:
-        return code
+        if code != 2:
+            return code
+        # The launcher stops all processes once one has ended, so this one waits: the first may not have spoken yet.
+        # A mistake that the first process does not meet is told here, late.
+        time.sleep(SECONDS_FOR_FIRST)
     with suppress(OSError):  # nobody may be left to read it
         print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
     return code
