@@ -90,7 +90,7 @@ class Images(Split):
 class Splits:
     """A data set as a run sees it.
 
-    Pre-training uses all of `train`. Choices are made by fitting on `fit` and scoring on `validation`; then everything
+    Pre-training uses all of `train`; training on labels uses `fit`. Choices are made by fitting on `fit` and scoring on `validation`; then everything
     is fitted again on all of `train`, and the labels of `test` are read once.
 
     Attributes:
@@ -126,6 +126,13 @@ class Splits:
         if isinstance(held_out, Tensor):
             held_out = self.train.subset(held_out)
         return replace(self, train=train, fit=torch.arange(len(train)), validation=held_out, test=held_out)
+
+    def without_validation(self) -> "Splits":
+        """For training on labels: `fit` becomes train, so that the validation labels can still choose for a probe."""
+        if not isinstance(self.validation, Tensor):
+            return self
+        train, held_out = self.train.subset(self.fit), self.train.subset(self.validation)
+        return replace(self, train=train, fit=torch.arange(len(train)), validation=held_out)
 
     def to(self, device: torch.device) -> "Splits":
         """The same data set on `device`."""

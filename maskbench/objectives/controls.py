@@ -30,12 +30,14 @@ class RandomInit(Objective):
 class Supervised(Objective):
     """The encoder trained on the labels, with the same data, crops and budget as the self-supervised ones.
 
-    A linear classifier reads the class token and the mean patch side by side, so that both are trained, because the
-    probes read them apart. The loss is cross-entropy.
+    It never sees the validation images, whose labels choose for the probes later. A linear classifier reads the class
+    token and the mean patch side by side, so that both are trained, because the probes read them apart. The loss is
+    cross-entropy.
     """
 
     control: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
+    version: ClassVar[int] = 2  # 1 trained on the validation images, too
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
         return SupervisedHead(encoder, classes)

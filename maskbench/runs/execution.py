@@ -22,7 +22,7 @@ from maskbench.record import VALIDATION, RunRecord
 from maskbench.runs.artifacts import write_artifacts, write_config, write_curve
 from maskbench.runs.checkpoint import Checkpoints
 from maskbench.runs.lease import is_lost
-from maskbench.runs.plan import Plan
+from maskbench.runs.plan import Plan, training_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
 from maskbench.runs.run_facts import describe_component, describe_data, describe_model, measure_costs, measure_masks
@@ -132,7 +132,7 @@ class Execution:
 
     def train(self) -> None:
         """Pre-train to the end; save now and then, when a signal asks to stop, and at the end."""
-        plan, splits, state = self.plan, self.splits, self.progress.state
+        plan, splits, state = self.plan, training_splits(self.plan, self.splits), self.progress.state
         config = plan.config
         if not plan.objective.trains:
             self.reporter.begin(plan, splits, 0)

@@ -125,14 +125,20 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if plan.objective.needs_labels and not splits.classes:
         raise UsageError(f"objective {plan.objective.name} needs labels, which {splits.name} has not")
-    if len(splits.train) < config.train.batch_size:
-        smaller = config.train.model_copy(update={"batch_size": len(splits.train)})
+    images = len(training_splits(plan, splits).train)
+    if images < config.train.batch_size:
+        smaller = config.train.model_copy(update={"batch_size": images})
         plan = replace(plan, config=config.model_copy(update={"train": smaller}))
     train = plan.config.train
     reason = indivisible_reason(train.batch_size, train.accumulate) if plan.objective.trains else None
     if reason is not None:
         raise UsageError(reason)
     return plan, splits.to(torch.device(config.system.device))
+
+
+def training_splits(plan: Plan, splits: Splits) -> Splits:
+    """The data to train on: without the validation images where the objective reads labels."""
+    return splits.without_validation() if plan.objective.needs_labels else splits
 
 
 def _moment(name: str, given: list[float] | None, known: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import yaml
 from maskbench.config.resolve import parse_config
 from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
-from maskbench.runs.plan import Plan, build_state, load_data, make_plan
+from maskbench.runs.plan import Plan, build_state, load_data, make_plan, training_splits
 from maskbench.runs.run import check_run
 from maskbench.sweeps.time_estimate import seconds_per_step
 from maskbench.training.flops import training_gflops_per_image
@@ -71,7 +71,8 @@ def _epochs_in_budget(label: str, config: RunConfig, measure: Measure) -> int:
 def _epoch_cost(unit: str, config: RunConfig) -> float:
     """Seconds or GFLOPs of an epoch of training."""
     plan, splits = load_data(make_plan(config))
-    state, steps = build_state(plan, splits), steps_per_epoch(plan.config, len(splits.train))
+    images = len(training_splits(plan, splits).train)
+    state, steps = build_state(plan, splits), steps_per_epoch(plan.config, images)
     if unit == "seconds":
         return seconds_per_step(plan, splits, state, MEASURED_STEPS) * steps
     per_image = training_gflops_per_image(plan.config, splits, plan.strategy, state)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,16 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 import maskbench
 from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
-from maskbench.runs.plan import make_plan
+from maskbench.runs.plan import load_data, make_plan, training_splits
 from maskbench.runs.run import run, run_all
 from maskbench.strategy import REGISTRY
+from maskbench.training.data_order import epoch_order
 from tests.helpers.tiny_run import TINY_SETTINGS, tiny_config
 
 
@@ -51,7 +54,7 @@ def test_record_holds_what_the_contract_names(done: tuple[RunRecord, Path]) -> N
     assert record.strategy["parameters"]["fill"] == "noise"
     assert record.strategy["distribution"].startswith("maskbench ")
     assert record.dataset["sizes"] == {"train": 300, "validation": 30, "test": 2000}
-    assert record.protocols == {"knn": 1, "linear": 1}
+    assert record.protocols == {"knn": 1, "linear": 2}
     assert 0.3 < record.diagnostics["realised_ratio_mean"] < 0.75
     assert record.diagnostics["realised_ratio_sd"] > 0
     assert [row["epoch"] for row in record.curve] == [1, 2]
@@ -143,6 +146,26 @@ def test_controls_are_ordinary_runs(tmp_path: Path) -> None:
     # A control does not depend on the regime of the strategies beside it.
     matched = make_plan(tiny_config(tmp_path, "none", objective="random-init", regime="matched", ratio=0.6))
     assert matched.run_id == floor.run_id
+
+
+def test_validation_labels_that_choose_for_the_probes_never_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other labels of the validation images leave the supervised control's weights as they are."""
+    config = tiny_config(tmp_path / "one", "none", objective="supervised", probes=["knn"])
+    plan, splits = load_data(make_plan(config))
+    assert isinstance(splits.validation, Tensor)
+    labels = splits.train.labels.clone()
+    labels[splits.validation] = (labels[splits.validation] + 1) % len(splits.classes)
+    changed = replace(splits, train=replace(splits.train, labels=labels))
+    order = epoch_order(config.seed, 0, training_splits(plan, splits).train.labels)
+    assert len(order) == len(splits.fit) == len(splits.train) - len(splits.validation)
+    weights = []
+    for folder, data in (("one", splits), ("two", changed)):
+        monkeypatch.setattr("maskbench.runs.plan.load_dataset", lambda *_, data=data: data)
+        record = run(config.model_copy(update={"output": str(tmp_path / folder)}))
+        weights.append(load_file(tmp_path / folder / "runs" / record.run_id / "encoder.safetensors"))
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_what_makes_a_run_another_run(tmp_path: Path) -> None:
