@@ -1,25 +1,28 @@
-"""The main table: a row for each strategy, with means, intervals, differences from a baseline, and groups."""
+"""The main table: a row for each strategy, with means, intervals, and what may be claimed about it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from maskbench.analysis import statistics
+from maskbench.analysis.comparison_notes import NOT_ABOVE, OTHER_RATIO, OTHER_SEEDS, RATIO_TOLERANCE
 from maskbench.analysis.comparison_section import (
     Accuracy,
-    BaselineDifference,
     ComparisonRow,
     ComparisonSection,
+    RowDifference,
     TuningEffort,
 )
-from maskbench.analysis.metrics import BASELINE, COSTS, LENGTHS, METRICS, PRIMARY, deciding_metric
+from maskbench.analysis.mean_differences import Difference, detectable_difference, seed_correlation
+from maskbench.analysis.metrics import BASELINE, COSTS, LENGTHS, METRICS, PRIMARY, UNTRAINED, deciding_metric
 from maskbench.analysis.results import group_of, is_control, split_groups
-from maskbench.analysis.sections import round_known, round_stable
+from maskbench.analysis.sections import round_estimate, round_known, round_stable
+from maskbench.analysis.verdicts import judge
 from maskbench.record import EXTERNAL, RunRecord
 
-MAX_LETTERED = 64  # rows, beyond which pairwise groups say nothing to a reader
 Scores = dict[str, dict[int, float]]  # label -> seed -> accuracy
 
 
@@ -72,12 +75,10 @@ def _make_section(group: str, members: pd.DataFrame, baseline: str, tried: Trial
     seeds = set(members["seed"][members["objective"] != EXTERNAL])
     rows = [_make_row(str(label), runs, seeds, tried) for label, runs in members.groupby("label", sort=True)]
     scores = {str(label): _by_seed(runs, metric) for label, runs in complete.groupby("label")}
+    floors = [own for label, own in scores.items() if label.split(" ")[0] == UNTRAINED and own]
     scores = {label: by_seed for label, by_seed in scores.items() if by_seed and not is_control(label)}
-    if baseline in scores:
-        _add_differences(rows, scores, baseline)
-    _add_letters(rows, scores)
     rows.sort(key=lambda row: sort_key(row.label, row.mean(metric)))
-    return ComparisonSection(
+    section = ComparisonSection(
         group=group,
         rows=rows,
         dataset=members["dataset"].iloc[0],
@@ -86,6 +87,8 @@ def _make_section(group: str, members: pd.DataFrame, baseline: str, tried: Trial
         baseline=baseline if baseline in scores else None,
         has_budget=" of training" in group,
     )
+    _add_verdicts(section, scores, floors[0] if len(floors) == 1 else None)
+    return section
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:
@@ -131,34 +134,63 @@ def _tuning_effort(runs: pd.DataFrame, tried: TrialsByRow) -> TuningEffort | Non
     )
 
 
-def _add_differences(rows: list[ComparisonRow], scores: Scores, baseline: str) -> None:
-    """Of every strategy from the baseline; Holm-corrected over those that can be tested."""
-    tested = []
-    for row in rows:
-        if row.label == baseline or row.label not in scores:
+def _add_verdicts(section: ComparisonSection, scores: Scores, floor: Mapping[int, float] | None) -> None:
+    """What may be claimed about each row, and the marks beside the names."""
+    survivors = {row.label for row in section.rows if row.has_survivors}
+    verdicts = judge(scores, section.baseline, floor, survivors)
+    section.correlation = round_stable(seed_correlation([scores[label] for label in sorted(verdicts.tested)]))
+    for row in section.rows:
+        verdict = verdicts.by_label.get(row.label)
+        if verdict is not None:
+            row.is_best = verdict.is_best
+            row.difference = _round(verdict.from_baseline, verdicts.comparisons, section.correlation)
+            row.from_untrained = _round(verdict.from_untrained, len(verdicts.tested), section.correlation)
+    ratios = {row.label: row.costs.get("realised_ratio_mean") for row in section.rows}
+    usual = _usual_seeds(scores)
+    for row in section.rows:
+        own = scores.get(row.label)
+        marks = {
+            NOT_ABOVE: (below := row.from_untrained) is not None and below.p is not None and not below.is_better,
+            OTHER_SEEDS: own is not None and own.keys() != usual,
+            OTHER_RATIO: row.difference is not None and _differ(ratios[row.label], ratios[section.baseline or ""]),
+        }
+        row.marks = tuple(mark for mark, holds in marks.items() if holds)
+    section.reversals = _reversals(section)
+
+
+def _round(difference: Difference | None, comparisons: int, correlation: float | None) -> RowDifference | None:
+    if difference is None:
+        return None
+    detectable = detectable_difference(difference, comparisons, correlation or 0.0)
+    bounds = (round_stable(difference.low), round_stable(difference.high), round_stable(difference.p))
+    known = None if detectable is None else round_estimate(detectable)
+    return RowDifference(difference.n, difference.n_other, round_known(difference.mean), *bounds, known)
+
+
+def _usual_seeds(scores: Scores) -> Set[int]:
+    """The seeds that most strategies have; of equally many the larger set."""
+    counts = Counter(frozenset(by_seed) for by_seed in scores.values())
+    return max(counts, key=lambda seeds: (counts[seeds], len(seeds), sorted(seeds)), default=frozenset())
+
+
+def _differ(ratio: float | None, other: float | None) -> bool:
+    return ratio is not None and other is not None and abs(ratio - other) > RATIO_TOLERANCE
+
+
+def _reversals(section: ComparisonSection) -> dict[str, list[str]]:
+    """Rows that differ from the baseline, while the mean in another metric says the opposite."""
+    by_label = {row.label: row for row in section.rows}
+    base = by_label.get(section.baseline or "")
+    reversals = {}
+    for label, row in by_label.items():
+        if base is None or row.difference is None or not (row.difference.is_better or row.difference.is_worse):
             continue
-        exact = statistics.paired_difference(scores[row.label], scores[baseline])
-        if exact is not None:
-            row.difference = BaselineDifference.rounded(exact)
-            if exact.p is not None:
-                tested.append((row.difference, exact.p))
-    adjusted = statistics.holm_adjust([p for _, p in tested])
-    for (difference, _), p in zip(tested, adjusted, strict=True):
-        difference.p_holm = round_known(p)
-
-
-def _add_letters(rows: list[ComparisonRow], scores: Scores) -> None:
-    """The compact letter display, and which rows are best: those that share a letter with the highest mean. Rows of too
-    few seeds are left out."""
-    enough = {label: by_seed for label, by_seed in scores.items() if len(by_seed) >= statistics.MIN_SEEDS}
-    if not 2 <= len(enough) <= MAX_LETTERED:
-        return
-    letters = statistics.compact_letter_display(enough)
-    top = next(iter(letters), None)
-    for row in rows:
-        if top is not None and row.label in letters:
-            row.letters = letters[row.label]
-            row.is_best = statistics.share_a_letter(row.letters, letters[top])
+        gaps = {name: row.accuracies[name].mean - base.accuracies[name].mean
+                for name in METRICS if name in row.accuracies and name in base.accuracies}  # fmt: skip
+        opposite = [name for name, gap in gaps.items() if gap * row.difference.mean < 0]
+        if opposite:
+            reversals[label] = opposite
+    return reversals
 
 
 def sort_key(label: str, mean: float | None) -> tuple[int, float, str]:

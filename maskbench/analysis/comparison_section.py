@@ -1,15 +1,13 @@
 """The rows, columns and notes of the comparison of strategies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from maskbench.analysis import statistics
-from maskbench.analysis.metrics import METRICS, heading
-from maskbench.analysis.sections import Column, Row, Section, format_points, make_column, round_known, round_stable
-from maskbench.record import EXTERNAL
+from maskbench.analysis.comparison_notes import comparison_notes
+from maskbench.analysis.metrics import METRICS, UNTRAINED, heading
+from maskbench.analysis.sections import Column, Row, Section, format_points, make_column
+from maskbench.analysis.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -29,39 +27,44 @@ class Accuracy:
     high: float | None
 
 
-@dataclass
-class BaselineDifference:
-    """A row's accuracy minus the baseline's, paired by seed, in the deciding metric.
+@dataclass(frozen=True)
+class RowDifference:
+    """A row's accuracy minus that of another, in the deciding metric, with seven digits; see `Difference`.
 
     Attributes:
-        n: Seeds that both have.
-        mean: Mean difference, in [-1, 1].
-        low: Lower end of its 95 % paired t interval; None below three seeds.
+        n: Seeds of the row.
+        n_other: Seeds of the other.
+        mean: Difference of the means, in [-1, 1].
+        low: Lower end of its interval, corrected like p; None where nothing is tested.
         high: Its upper end.
-        p: Two-sided p value of the paired t test; None below three seeds.
-        minimum_detectable: The true difference that these seeds would detect with a power of 80 %.
-        p_holm: `p` after Holm's correction over the rows of the section; None where it was not tested.
+        p: Two-sided p value, corrected for all comparisons of its kind in the section.
+        detectable: The true difference that these seeds find with a chance of 80 %, after that correction.
     """
 
     n: int
+    n_other: int
     mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    minimum_detectable: float | None
-    p_holm: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    detectable: Estimate | None = None
 
-    @classmethod
-    def rounded(cls, difference: statistics.Difference) -> "BaselineDifference":
-        """With seven digits."""
-        optional = (difference.low, difference.high, difference.p, difference.minimum_detectable)
-        return cls(difference.n, round_known(difference.mean), *map(round_stable, optional))
+    @property
+    def is_better(self) -> bool:
+        """More than the other, and that is no chance."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def is_worse(self) -> bool:
+        """Less than the other, and that is no chance."""
+        return self.high is not None and self.high < 0
 
     def to_json(self) -> dict[str, float | None]:
-        """`p_holm` only where it was tested."""
-        fields = {"n": float(self.n), "mean": self.mean, "low": self.low, "high": self.high, "p": self.p}
-        corrected = {} if self.p_holm is None else {"p_holm": self.p_holm}
-        return {**fields, "detectable": self.minimum_detectable, **corrected}
+        """What was not tested is null."""
+        fields = {"n": float(self.n), "n_other": float(self.n_other), "mean": self.mean}
+        fields_tested = {"low": self.low, "high": self.high, "p": self.p}
+        detectable = None if self.detectable is None else self.detectable.value
+        return {**fields, **fields_tested, "detectable": detectable}
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,28 @@ class ComparisonRow(Row):
         accuracies: By metric, those of METRICS that there are.
         costs: Means by name, those of COSTS and LENGTHS that there are.
         tuning: How its settings were chosen; None where they were not tuned.
-        difference: From the baseline; None for the baseline, for controls, and without a common seed.
-        letters: Compact letter display: rows that share a letter do not differ significantly. None where not tested.
+        difference: From the baseline; None for the baseline, for controls, and without a baseline.
+        from_untrained: From the control random-init; None for controls, and without that control.
+        marks: Signs beside the name, which the notes explain.
     """
 
     n: int
     accuracies: dict[str, Accuracy]
     costs: dict[str, float]
     tuning: TuningEffort | None = None
-    difference: BaselineDifference | None = None
-    letters: str | None = None
+    difference: RowDifference | None = None
+    from_untrained: RowDifference | None = None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def has_survivors(self) -> bool:
+        """Whether some runs failed or diverged: the others are no fair sample of what this row gives."""
+        return any(self.unfinished.get(reason, 0) for reason in ("failed", "diverged"))
+
+    @property
+    def name(self) -> str:
+        """The label, how many of its runs are not complete, and its marks."""
+        return " ".join([super().name, *self.marks])
 
     def mean(self, metric: str) -> float | None:
         """Mean accuracy in this metric; None where no run has it."""
@@ -113,7 +128,9 @@ class ComparisonRow(Row):
             fields |= {"cost/tuning_s": {"mean": self.tuning.seconds}}
         if self.difference is not None:
             fields["difference"] = self.difference.to_json()
-        return fields if self.letters is None else {**fields, "letters": self.letters, "best": self.is_best}
+        if self.from_untrained is not None:
+            fields["from_untrained"] = self.from_untrained.to_json()
+        return {**fields, "best": self.is_best} if not self.is_control else fields
 
 
 @dataclass(kw_only=True)
@@ -123,9 +140,12 @@ class ComparisonSection(Section):
     Attributes:
         dataset: Name of the data set.
         machines: GPU or CPU models of its runs.
-        metric: The metric that decides order, differences and letters.
+        metric: The metric that decides order, differences and what is best.
         baseline: The row that others are compared with; None where the group has none.
         has_budget: A budget of time or computation decides the length of the training.
+        correlation: How alike the accuracies of one seed are, in [-1, 1]; None where it is not known.
+        reversals: Rows that are better or worse than the baseline, while the mean in another metric says the opposite:
+            label -> those metrics.
     """
 
     rows: list[ComparisonRow]
@@ -134,6 +154,8 @@ class ComparisonSection(Section):
     metric: str
     baseline: str | None
     has_budget: bool
+    correlation: float | None = None
+    reversals: dict[str, list[str]] = field(default_factory=dict)
 
     def details(self) -> dict[str, Any]:
         return {
@@ -149,9 +171,9 @@ class ComparisonSection(Section):
         return [
             make_column("n", rows, lambda row: str(row.n)),
             *(make_column(heading(name), rows, _accuracy_of(name), decides=name == self.metric) for name in METRICS),
-            make_column(f"Δ {self.baseline}", rows, _format_difference),
-            make_column("p", rows, _format_p),
-            make_column("group", rows, lambda row: row.letters),
+            make_column(f"Δ {self.baseline}", rows, lambda row: _format_difference(row.difference)),
+            make_column("p", rows, lambda row: _format_p(row.difference)),
+            make_column(f"Δ {UNTRAINED}", rows, lambda row: _format_difference(row.from_untrained)),
             _cost_column("images/s", rows, "cost/images_per_s", "{:.0f}"),
             _cost_column("mask share", rows, "cost/mask_share", "{:.1f} %", 100),
             _cost_column("MiB", rows, "cost/peak_memory_mib", "{:.0f}"),
@@ -164,57 +186,7 @@ class ComparisonSection(Section):
 
     @property
     def notes(self) -> list[str]:
-        strategies = [row for row in self.rows if not row.is_control and row.n]
-        notes = [*self._seed_notes(), *self._difference_notes(strategies)]
-        if any(row.letters is not None for row in strategies):
-            notes.append(
-                "Strategies that share a letter cannot be told apart; bold are the highest mean and those like it."
-            )
-        if any(f"({EXTERNAL})" in row.label for row in self.rows):
-            name = EXTERNAL.capitalize()
-            notes.append(f"{name}: encoders from elsewhere, of other sizes and trainings, asked the same.")
-        notes += _tuning_notes(strategies)
-        if self.has_budget:
-            notes.append("Whole epochs, as many as come nearest to the budget.")
-        if self.dataset == "shapes":
-            notes.append("Generated data: a smoke test of the pipeline, not evidence about strategies.")
-        return notes
-
-    @property
-    def _most_seeds(self) -> int:
-        return max((row.n for row in self.rows), default=0)
-
-    def _seed_notes(self) -> list[str]:
-        machines = ", ".join(self.machines)
-        notes = [f"Top-1 accuracy in % on test, mean over n seeds; images/s end to end on {machines}."]
-        if self._most_seeds == 1:
-            return [*notes, "One seed: no interval can be given and nothing tested; small differences mean nothing."]
-        return [*notes, "±: half of the 95 % t interval over seeds."]
-
-    def _difference_notes(self, strategies: Sequence[ComparisonRow]) -> list[str]:
-        differences = [row.difference for row in strategies if row.difference is not None]
-        effects = [each.minimum_detectable for each in differences if each.minimum_detectable is not None]
-        if effects:
-            median = 100 * float(np.median(effects))
-            return [
-                f"Δ: difference from {self.baseline} in {heading(self.metric)}, paired by seed, with its 95 % "
-                f"interval; p: Holm-corrected over {len(effects)} comparisons. Before that correction, a true "
-                f"difference of {median:.1f} points (the median) would be found with a chance of 80 %."
-            ]
-        if differences and self._most_seeds > 1:
-            return [f"Fewer than {statistics.MIN_SEEDS} seeds: nothing is tested."]
-        return []
-
-
-def _tuning_notes(strategies: Sequence[ComparisonRow]) -> list[str]:
-    trials = [row.tuning.trials for row in strategies if row.tuning is not None]
-    if trials:
-        return [
-            f"Tuned: {trials[0]} combinations tried for each strategy, the best on validation with seeds of "
-            f"their own; tuning s: what that took. Controls are not tuned."
-        ]
-    has_difference = any(row.difference is not None for row in strategies)
-    return ["One learning rate for all, not tuned for each."] if has_difference else []
+        return comparison_notes(self)
 
 
 def _tuned_settings(row: ComparisonRow) -> str | None:
@@ -252,14 +224,13 @@ def _accuracy_of(metric: str) -> Callable[[ComparisonRow], str | None]:
     return cell
 
 
-def _format_difference(row: ComparisonRow) -> str | None:
-    difference = row.difference
+def _format_difference(difference: RowDifference | None) -> str | None:
     if difference is None:
         return None
     mean, low, high = format_points(difference.mean), difference.low, difference.high
     return mean if low is None or high is None else f"{mean} [{format_points(low)}, {format_points(high)}]"
 
 
-def _format_p(row: ComparisonRow) -> str | None:
-    p = None if row.difference is None else row.difference.p_holm
+def _format_p(difference: RowDifference | None) -> str | None:
+    p = None if difference is None else difference.p
     return None if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

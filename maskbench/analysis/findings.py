@@ -1,19 +1,17 @@
 """What a comparison says, in sentences that claim no more than its statistics do."""
 
-import statistics
 from collections.abc import Iterable
 
-from maskbench.analysis.comparison_section import BaselineDifference, ComparisonRow, ComparisonSection
+from maskbench.analysis.comparison_notes import NOT_ABOVE, format_detectable, median_detectable, reversal_note
+from maskbench.analysis.comparison_section import ComparisonRow, ComparisonSection, RowDifference
 from maskbench.analysis.figures.accuracy_against_cost import pareto_front
-from maskbench.analysis.metrics import heading
+from maskbench.analysis.metrics import UNTRAINED, heading
 from maskbench.analysis.sections import format_points
-from maskbench.analysis.statistics import CONFIDENCE, MIN_SEEDS
 
 RATE = "cost/images_per_s"
 MAX_NAMES = 6  # rows in a sentence
 SAME_SPEED = 1.1  # times; a machine does not repeat its times more closely
 Ranked = list[tuple[ComparisonRow, float]]  # strategies with their mean accuracy, the best first
-Tested = list[tuple[ComparisonRow, BaselineDifference, float]]  # with the difference from the baseline and its p value
 
 
 def findings(section: ComparisonSection) -> list[str]:
@@ -23,10 +21,11 @@ def findings(section: ComparisonSection) -> list[str]:
     ]
     if not ranked:
         return ["No run of a strategy is complete."]
+    strategies = [row for row, _ in ranked]
     sentences = [
         _best_sentence(ranked, section.metric),
-        *_difference_sentences(section),
-        *_control_sentences(section, *ranked[0]),
+        *_difference_sentences(section, strategies),
+        *_control_sentences(section, strategies),
         *_cost_sentences(ranked),
     ]
     unfinished = [
@@ -46,78 +45,74 @@ def _best_sentence(ranked: Ranked, metric: str) -> str:
     figure = _figure(mean, metric)
     if len(ranked) == 1:
         return f"{first.label} reaches {figure} (n = {first.n})."
-    lettered = [(row, own) for row, own in ranked if row.letters is not None]
-    if not lettered:
-        return f"{first.label} has the highest mean, {figure}; {_why_not_tested(ranked)} to say which are best."
-    if first.letters is None:
-        few = f"{first.label} has the highest mean, {figure}, but too few seeds to compare (n = {first.n})."
-        return f"{few} {_lettered_sentence(lettered, metric)}"
-    return _lettered_sentence(lettered, metric)
+    best = [row.label for row, _ in ranked if row.is_best]
+    if first.is_best and len(best) > 1:
+        return f"{first.label} has the highest mean, {figure}; it cannot be told apart from {_join(best[1:])}."
+    if first.is_best:
+        return f"{first.label} is best, {figure}: better than every other strategy that was tested."
+    others = f" Of those that were tested, {_join(best)} may be the best." if best else ""
+    return f"{first.label} has the highest mean, {figure}; {_why_not_best(first)}.{others}"
 
 
-def _why_not_tested(ranked: Ranked) -> str:
-    fewest = min(row.n for row, _ in ranked)
-    if fewest >= MIN_SEEDS:
-        return "there are too many strategies"
-    for_some = " for some" if any(row.n > fewest for row, _ in ranked) else ""
-    return f"n = {fewest}{for_some} is too few"
+def _why_not_best(first: ComparisonRow) -> str:
+    """Why the highest mean is not called the best."""
+    if NOT_ABOVE in first.marks:
+        return f"it is not shown to be above {UNTRAINED}"
+    if first.has_survivors:
+        return "some of its runs failed, so it is not judged"
+    return f"n = {first.n} is too few to say which is best"
 
 
-def _lettered_sentence(lettered: Ranked, metric: str) -> str:
-    """The best row, and which others do not differ from it significantly."""
-    first, mean = lettered[0]
-    same = [row.label for row, _ in lettered[1:] if row.is_best]
-    if same:
-        return (
-            f"{first.label} has the highest mean, {_figure(mean, metric)}; the difference from {_join(same)} is not "
-            f"significant."
-        )
-    return f"{first.label} is best, {_figure(mean, metric)}: significantly different from every other strategy."
-
-
-def _difference_sentences(section: ComparisonSection) -> list[str]:
+def _difference_sentences(section: ComparisonSection, strategies: list[ComparisonRow]) -> list[str]:
     """Which rows differ from the baseline, and how large a difference the seeds could have shown."""
-    tested: Tested = [
-        (row, row.difference, row.difference.p_holm)
-        for row in section.rows
-        if row.difference is not None and row.difference.p_holm is not None
+    tested = [
+        (row, row.difference) for row in strategies if row.difference is not None and row.difference.p is not None
     ]
     if not tested:
         return []
-    significant = [(row, difference) for row, difference, p in tested if p < 1 - CONFIDENCE]
-    better = [_format_difference(*each) for each in significant if each[1].mean > 0]
-    worse = [_format_difference(*each) for each in significant if each[1].mean < 0]
-    same = [row.label for row, _, p in tested if p >= 1 - CONFIDENCE]
+    better = [_format_difference(*each) for each in tested if each[1].is_better]
+    worse = [_format_difference(*each) for each in tested if each[1].is_worse]
+    same = [(row.label, each.n) for row, each in tested if not (each.is_better or each.is_worse)]
     baseline = section.baseline
     sentences = [f"Better than {baseline}: {_join(better, '; ')}."] if better else []
     sentences += [f"Worse than {baseline}: {_join(worse, '; ')}."] if worse else []
     if same:
-        n = min(difference.n for _, difference, p in tested if p >= 1 - CONFIDENCE)
-        sentences.append(f"No significant difference from {baseline} with {n} seeds: {_join(same)}.")
-    return [*sentences, _power_sentence(tested)]
+        n = min(n for _, n in same)
+        sentences.append(f"No difference from {baseline} is shown with {n} seeds: {_join(name for name, _ in same)}.")
+    detectable = median_detectable(strategies)
+    if detectable is not None:
+        sentences.append(
+            f"These seeds find a true difference of {format_detectable(detectable)} in four cases of five."
+        )
+    return [*sentences, *(reversal_note(section, label) for label in section.reversals)]
 
 
-def _power_sentence(tested: Tested) -> str:
-    effects = [each.minimum_detectable for _, each, _ in tested if each.minimum_detectable is not None]
-    return (
-        f"With these seeds, a test detects a true difference of {100 * statistics.median(effects):.1f} points in four "
-        f"cases of five, before the correction for several comparisons."
-    )
-
-
-def _control_sentences(section: ComparisonSection, best: ComparisonRow, highest: float) -> list[str]:
+def _control_sentences(section: ComparisonSection, strategies: list[ComparisonRow]) -> list[str]:
     means = {row.label: row.mean(section.metric) for row in section.rows if row.is_control}
-    untrained, supervised = means.get("random-init"), means.get("supervised")
+    untrained, supervised = means.get(UNTRAINED), means.get("supervised")
     sentences = []
     if untrained is not None:
-        few = f" (n = {best.n})" if best.n < MIN_SEEDS else ""
-        sentences.append(
-            f"The same encoder without training (random-init) reaches {_percent(untrained)}: pre-training with "
-            f"{best.label} changes that by {format_points(highest - untrained)} points{few}."
-        )
+        sentences.append(f"The same encoder without training ({UNTRAINED}) reaches {_percent(untrained)}.")
+        sentences += _above_untrained(strategies)
     if supervised is not None:
         sentences.append(f"Trained with labels (supervised), it reaches {_percent(supervised)}.")
     return sentences
+
+
+def _above_untrained(strategies: list[ComparisonRow]) -> list[str]:
+    """Which rows training has helped, and which not as far as these seeds show."""
+    tested = [(row, row.from_untrained) for row in strategies
+              if row.from_untrained is not None and row.from_untrained.p is not None]  # fmt: skip
+    kinds = {
+        "Above it": [_format_difference(*each) for each in tested if each[1].is_better],
+        "Below it": [_format_difference(*each) for each in tested if each[1].is_worse],
+        "Not shown to be above it": [_format_difference(*each) for each in tested
+                                     if not (each[1].is_better or each[1].is_worse)],
+    }  # fmt: skip
+    if not tested:
+        rows = [(row, row.from_untrained) for row in strategies if row.from_untrained is not None]
+        kinds = {"Difference from it, not tested": [_format_difference(*each) for each in rows]}
+    return [f"{kind}: {_join(rows, '; ')}." for kind, rows in kinds.items() if rows]
 
 
 def _cost_sentences(ranked: Ranked) -> list[str]:
@@ -140,7 +135,7 @@ def _cost_sentences(ranked: Ranked) -> list[str]:
     return sentences
 
 
-def _format_difference(row: ComparisonRow, difference: BaselineDifference) -> str:
+def _format_difference(row: ComparisonRow, difference: RowDifference) -> str:
     mean = f"{row.label}, {format_points(difference.mean)} points"
     if difference.low is None or difference.high is None:
         return mean

@@ -16,6 +16,7 @@ COSTS = (
 )
 LENGTHS = ("epochs", "cost/train_s", "cost/train_tflops")  # of the training, where a budget decides it
 BASELINE = "random"
+UNTRAINED = "random-init"
 
 
 def deciding_metric(runs: "pd.DataFrame") -> str | None:

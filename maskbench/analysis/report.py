@@ -31,7 +31,7 @@ MAX_PICTURES = 40  # of masks
 PICTURE_SIZE = 800  # pixels, of the longer side
 ALT = {
     "accuracy-against-cost": "Accuracy of the linear probe against images per second",
-    "differences": "Differences from the baseline, paired by seed, with 95 % intervals",
+    "differences": "Differences from the baseline with intervals that hold at once with 95 %",
     "accuracy-against-ratio": "Accuracy against the masking ratio",
     "diagnostics": "Accuracy against measurements of the masks",
     "learning-curves": "Online k-NN accuracy on validation images, by epoch",

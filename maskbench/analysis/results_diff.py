@@ -8,11 +8,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from maskbench.analysis import statistics
+from maskbench.analysis.mean_differences import BySeed, compare_means
 from maskbench.analysis.metrics import METRICS, heading
 from maskbench.analysis.results import load_results
 from maskbench.errors import UsageError
-
-ALPHA = 1 - statistics.CONFIDENCE
 
 
 @dataclass(kw_only=True)
@@ -46,8 +45,8 @@ def compare_results(before: Path, after: Path) -> list[Change]:
     """Compare two result folders, or a paper's CSV and a folder.
 
     Folders are matched by group (data, model, budget, protocols), strategy and seed. The seeds of both are paired, and
-    p values Holm-corrected over all changes. A paper's numbers have no seeds to pair, so each is compared with the
-    interval of our mean.
+    intervals and p values corrected over all changes (Bonferroni). A paper's numbers have no seeds to pair, so each is
+    compared with the interval of our mean.
 
     Args:
         before: A results folder, or a CSV as `read_paper` describes it.
@@ -123,7 +122,7 @@ def _compare_with_number(group: str, strategy: str, metric: str, number: float, 
 def _compare_folders(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
     sides = [_by_label(side) for side in (before, after)]
     changes: list[Change] = []
-    tested: list[tuple[Change, float]] = []
+    tested: list[tuple[Change, BySeed, BySeed]] = []
     for group, label in sorted(sides[0].keys() | sides[1].keys()):
         old, new = (side.get((group, label)) for side in sides)
         if old is None or new is None:
@@ -131,35 +130,34 @@ def _compare_folders(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
             changes.append(Change(group=group, strategy=label, verdict=only))
             continue
         for metric in METRICS:
-            comparison = _compare_metric(group, label, metric, old, new) if metric in old and metric in new else None
-            if comparison is not None:
-                change, p = comparison
-                changes.append(change)
-                tested += [] if p is None else [(change, p)]
-    for (change, _), p in zip(tested, statistics.holm_adjust([p for _, p in tested]), strict=True):
-        change.verdict = f"changed (p = {p:.2g})" if p < ALPHA else f"not beyond noise (p = {p:.2g})"
+            first, second = _common_seeds(old, new, metric)
+            if first:
+                changes.append(_describe_change(group, label, metric, first, second))
+                if first != second and len(first) >= statistics.MIN_SEEDS:
+                    tested.append((changes[-1], first, second))
+    for change, first, second in tested:
+        difference = compare_means(second, first, len(tested), paired=True)
+        change.low, change.high, p = difference.low, difference.high, difference.p
+        said = "changed" if difference.is_better or difference.is_worse else "not beyond noise"
+        change.verdict = f"{said} (p = {p:.2g})"
     return changes
 
 
-def _compare_metric(
-    group: str, label: str, metric: str, old: pd.DataFrame, new: pd.DataFrame
-) -> tuple[Change, float | None] | None:
-    """The change over the seeds of both, and its p value where there is something to test; None without a seed."""
-    first, second = (_by_seed(side, metric) for side in (old, new))
+def _common_seeds(old: pd.DataFrame, new: pd.DataFrame, metric: str) -> tuple[BySeed, BySeed]:
+    """The accuracies of both sides for the seeds that both have; empty where one has not measured it."""
+    if metric not in old or metric not in new:
+        return {}, {}
+    first, second = (_by_seed(side.dropna(subset=[metric]), metric) for side in (old, new))
     common = sorted(first.keys() & second.keys())
-    first, second = ({seed: side[seed] for seed in common if pd.notna(side[seed])} for side in (first, second))
-    difference = statistics.paired_difference(second, first)
-    if difference is None:
-        return None
-    change = Change(
-        group=group, strategy=label, metric=metric, n=difference.n, before=sum(first.values()) / len(first),
-        after=sum(second.values()) / len(second), low=difference.low, high=difference.high,
-    )  # fmt: skip
-    if first == second:
-        change.verdict = "the same to the last digit"
-        return change, None
-    change.verdict = f"differs; {difference.n} seeds in common are too few to judge"
-    return change, difference.p
+    return {seed: first[seed] for seed in common}, {seed: second[seed] for seed in common}
+
+
+def _describe_change(group: str, label: str, metric: str, first: BySeed, second: BySeed) -> Change:
+    same = first == second
+    few = f"differs; {len(first)} seeds in common are too few to judge"
+    before, after = (sum(side.values()) / len(side) for side in (first, second))
+    verdict = "the same to the last digit" if same else few
+    return Change(group=group, strategy=label, metric=metric, n=len(first), before=before, after=after, verdict=verdict)
 
 
 def _by_seed(runs: pd.DataFrame, metric: str) -> dict[int, float]:

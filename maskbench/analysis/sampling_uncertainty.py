@@ -1,6 +1,6 @@
 """What the choice of test images alone adds: two trained models on the same images, seed by seed, from predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from maskbench.analysis import statistics
 from maskbench.analysis.metrics import BASELINE, deciding_metric, heading
 from maskbench.analysis.results import Results, is_control
 from maskbench.analysis.sections import Column, Row, Section, format_points, make_column, round_known
+from maskbench.analysis.statistics import SampleDifference
 
 BySeed = dict[int, np.ndarray]  # seed -> (n,) bool, True where the test image is classified correctly
 
@@ -24,7 +25,7 @@ class SamplingRow(Row):
         images: Test images.
         mean: Difference of accuracies from the baseline, mean over seeds, in [-1, 1].
         half_width: Half of the 95 % interval of one such difference, which images alone leave open, mean over seeds.
-        significant: Seeds in which McNemar's exact test has p below 5 %, Holm-corrected over the seeds of the row.
+        significant: Seeds in which McNemar's exact test has p below 5 %, Holm-corrected over all rows and seeds.
     """
 
     n: int
@@ -73,7 +74,7 @@ class SamplingSection(Section):
         return [
             f"Uncertainty of the test sample, from stored predictions, {heading(self.metric)}: two trained models of "
             f"the same seed on the same images. ±: half of the 95 % interval of one such difference, the mean over "
-            f"seeds; told apart: McNemar's exact test, Holm-corrected over the seeds of a row.",
+            f"seeds; told apart: McNemar's exact test, Holm-corrected over all rows and seeds.",
             "It says nothing about other seeds: that is in the comparison.",
         ]
 
@@ -87,9 +88,7 @@ def make_sections(results: Results, baseline: str = BASELINE) -> list[SamplingSe
         correct = {} if metric is None else _correct_by_label(results, members, metric)
         if metric is None or baseline not in correct:
             continue
-        others = [(label, correct[label]) for label in sorted(correct.keys() - {baseline})]
-        rows = [row for label, own in others if (row := _make_row(label, own, correct[baseline])) is not None]
-        rows.sort(key=lambda row: (-row.mean, row.label))
+        rows = _make_rows({label: own for label, own in correct.items() if label != baseline}, correct[baseline])
         if rows:
             sections.append(SamplingSection(group=str(group), baseline=baseline, metric=metric, rows=rows))
     return sections
@@ -112,27 +111,31 @@ def _correct(results: Results, run_id: str, metric: str) -> np.ndarray | None:
     return None if stored is None or name not in stored else stored[name] == stored["labels"]
 
 
-def _make_row(label: str, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> SamplingRow | None:
-    """None without a common seed with as many images."""
-    seeds = sorted(seed for seed in ours.keys() & theirs.keys() if len(ours[seed]) == len(theirs[seed]))
-    if not seeds:
-        return None
-    differences = [statistics.mcnemar_difference(ours[seed], theirs[seed]) for seed in seeds]
-    p_values = statistics.holm_adjust([_known(each.p) for each in differences])
-    half_widths = [(_known(each.high) - _known(each.low)) / 2 for each in differences]
+def _make_rows(others: Mapping[str, BySeed], baseline: BySeed) -> list[SamplingRow]:
+    """The rows that have a seed with as many images as the baseline's; p values corrected over all of them at once."""
+    differences = {
+        label: [
+            statistics.mcnemar_difference(own[seed], baseline[seed])
+            for seed in sorted(own.keys() & baseline.keys())
+            if len(own[seed]) == len(baseline[seed])
+        ]
+        for label, own in sorted(others.items())
+    }
+    corrected = iter(statistics.holm_adjust([each.p for own in differences.values() for each in own]))
+    rows = [_make_row(label, own, [next(corrected) for _ in own]) for label, own in differences.items() if own]
+    return sorted(rows, key=lambda row: (-row.mean, row.label))
+
+
+def _make_row(label: str, differences: Sequence[SampleDifference], p_values: Sequence[float]) -> SamplingRow:
+    half_widths = [(each.high - each.low) / 2 for each in differences]
     return SamplingRow(
         label=label,
-        n=len(seeds),
-        images=len(ours[seeds[0]]),
+        n=len(differences),
+        images=differences[0].n,
         mean=round_known(float(np.mean([each.mean for each in differences]))),
         half_width=round_known(float(np.mean(half_widths))),
-        significant=sum(p < 1 - statistics.CONFIDENCE for p in p_values),
+        significant=sum(p < statistics.ALPHA for p in p_values),
     )
-
-
-def _known(value: float | None) -> float:
-    assert value is not None, "given by mcnemar_difference"
-    return value
 
 
 def _format_difference(row: SamplingRow) -> str:

@@ -1,21 +1,18 @@
-"""Is a difference real? Confidence intervals, paired t tests, multiple comparisons, and statistical power.
+"""Intervals of means, of ranks over data sets, and of what a sample of test images leaves open.
 
-Plain functions of numbers; definitions and references in docs/statistics.md. Accuracies of one seed are paired: the
-same seed gives every strategy the same first weights, order of images and crops.
+Plain functions of numbers; definitions and references in docs/statistics.md. Differences between strategies are in
+maskbench.analysis.mean_differences.
 """
 
-import functools
-import itertools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 CONFIDENCE = 0.95
-POWER = 0.8
+ALPHA = 0.05  # 1 - CONFIDENCE, without its rounding
 RESAMPLES = 2_000
 MIN_SEEDS = 3  # seeds, below which nothing is tested: two have a t quantile of 12.7
 
@@ -35,28 +32,6 @@ class Estimate:
     high: float | None = None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One strategy's accuracy minus another's, on the same seeds or the same images.
-
-    Attributes:
-        n: Seeds that both have; images, for `mcnemar_difference`.
-        mean: Mean difference.
-        low: Lower end of its confidence interval; None below MIN_SEEDS seeds.
-        high: Upper end.
-        p: Two-sided p value, not corrected for multiple comparisons; None below MIN_SEEDS seeds.
-        minimum_detectable: The true difference that a test of this many pairs, with the standard deviation observed,
-            detects with a power of POWER; None below MIN_SEEDS seeds.
-    """
-
-    n: int
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    minimum_detectable: float | None = None
-
-
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The mean and its t interval; none for a single value."""
     mean = float(np.mean(values))
@@ -66,47 +41,8 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     return Estimate(mean, mean - half, mean + half)
 
 
-def paired_difference(
-    ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = CONFIDENCE
-) -> Difference | None:
-    """Ours minus theirs over common seeds, with a paired t interval and test; None without a common seed."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return None
-    differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-    n, mean = len(seeds), float(differences.mean())
-    if n < MIN_SEEDS:
-        return Difference(n, mean)
-    error = float(stats.sem(differences))
-    half = _t(n, confidence) * error
-    statistic = abs(mean) / error if error > 0 else math.inf if mean else 0.0  # no spread at all: surely, or not at all
-    p = float(2 * stats.t.sf(statistic, n - 1))
-    effect = minimum_detectable_effect(error * math.sqrt(n), n, 1 - confidence)
-    return Difference(n, mean, mean - half, mean + half, p, effect)
-
-
 def _t(n: int, confidence: float) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, n - 1))
-
-
-def minimum_detectable_effect(sd: float, n: int, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> float:
-    """The true mean of `n` paired differences of standard deviation `sd` that a two-sided t test at `alpha` finds, with
-    the right sign, with the chance `power`, from the noncentral t distribution."""
-    return sd * _standardised_effect(n, alpha, power)
-
-
-@functools.cache
-def _standardised_effect(n: int, alpha: float, power: float) -> float:
-    """The minimum detectable effect in standard deviations (Cohen's d of paired differences)."""
-    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
-
-    def power_of(effect: float) -> float:
-        return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n)))
-
-    high = 1.0
-    while power_of(high) < power:
-        high *= 1.5
-    return float(optimize.brentq(lambda effect: power_of(effect) - power, 0.0, high))
 
 
 def holm_adjust(p_values: Sequence[float]) -> list[float]:
@@ -117,48 +53,6 @@ def holm_adjust(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = highest
     return [float(p) for p in adjusted]
-
-
-def compact_letter_display(values: Mapping[str, Mapping[int, float]], alpha: float = 1 - CONFIDENCE) -> dict[str, str]:
-    """Letters such that labels without a common letter differ significantly: all paired t tests, Holm-corrected.
-
-    Letters follow the means, the best first, by Piepho's (2004) insert-and-absorb algorithm. Empty where a pair has
-    fewer than MIN_SEEDS seeds in common: then nothing can be said.
-    """
-    names = sorted(values, key=lambda name: (-float(np.mean(list(values[name].values()))), name))
-    pairs = list(itertools.combinations(names, 2))
-    differences = [paired_difference(values[one], values[two]) for one, two in pairs]
-    tested = [difference.p for difference in differences if difference is not None and difference.p is not None]
-    if len(tested) < len(pairs):
-        return {}
-    columns = [set(names)]
-    for pair, p in zip(pairs, holm_adjust(tested), strict=True):
-        if p < alpha:
-            columns = _absorb([part for column in columns for part in _split(column, *pair)])
-    columns.sort(key=lambda column: sorted(names.index(name) for name in column))
-    return {name: "".join(_letter(place) for place, column in enumerate(columns) if name in column) for name in names}
-
-
-def share_a_letter(one: str, two: str) -> bool:
-    """Whether two strings of a compact letter display have a letter in common: no significant difference."""
-    first, second = (set(re.findall("[a-z]'*", letters)) for letters in (one, two))
-    return bool(first & second)
-
-
-def _split(column: set[str], one: str, two: str) -> list[set[str]]:
-    return [column - {one}, column - {two}] if {one, two} <= column else [column]
-
-
-def _absorb(columns: list[set[str]]) -> list[set[str]]:
-    kept: list[set[str]] = []
-    for column in sorted(columns, key=len, reverse=True):
-        if not any(column <= other for other in kept):
-            kept.append(column)
-    return kept
-
-
-def _letter(place: int) -> str:
-    return chr(ord("a") + place % 26) + "'" * (place // 26)
 
 
 def probability_of_improvement(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> Estimate:
@@ -204,7 +98,26 @@ def _percentile_interval(value: float, draws: np.ndarray) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def mcnemar_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+@dataclass(frozen=True)
+class SampleDifference:
+    """The accuracy of one trained model minus that of another, on the same n images.
+
+    Attributes:
+        n: Images.
+        mean: The difference, in [-1, 1].
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        p: Two-sided p value, not corrected.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def mcnemar_difference(ours: np.ndarray, theirs: np.ndarray) -> SampleDifference:
     """How much two trained models differ on all images of which the test set is a sample; nothing about other seeds.
 
     Args:
@@ -222,4 +135,4 @@ def mcnemar_difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(variance / n)
     disagreements = only_ours + only_theirs
     p = float(stats.binomtest(only_ours, disagreements).pvalue) if disagreements else 1.0
-    return Difference(n, mean, mean - half, mean + half, p)
+    return SampleDifference(n, mean, mean - half, mean + half, p)

@@ -81,6 +81,9 @@ _LATEX = str.maketrans(
         "Δ": r"$\Delta$",
         MINUS: "$-$",
         "–": "--",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+        "§": r"\S{}",
         "<": "$<$",
         ">": "$>$",
     }

@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from maskbench.analysis.across_datasets import split_data
+from maskbench.analysis.comparison import compare_strategies
+from maskbench.analysis.comparison_section import ComparisonSection
 from maskbench.analysis.figures import (
     accuracy_against_cost,
     accuracy_against_ratio,
@@ -69,8 +71,9 @@ def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[s
     look = assign_looks(frame["label"])
     by_id = {record.run_id: record for record in results.records}
     grouped = list(split_groups(frame))
-    for number, (_, members) in enumerate(grouped, 1):
-        for name, each in _draw_group(members[members["status"] == "complete"], by_id, look, baseline):
+    sections = compare_strategies(frame, baseline)
+    for number, ((_, members), section) in enumerate(zip(grouped, sections, strict=True), 1):
+        for name, each in _draw_group(members[members["status"] == "complete"], section, by_id, look):
             yield (name if len(grouped) == 1 else f"{name}-{number}"), each
     parts = split_data(frame)
     for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
@@ -81,14 +84,14 @@ def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[s
 
 
 def _draw_group(
-    members: pd.DataFrame, by_id: dict[str, RunRecord], look: Looks, baseline: str
+    members: pd.DataFrame, section: ComparisonSection, by_id: dict[str, RunRecord], look: Looks
 ) -> Iterator[tuple[str, Figure]]:
-    metric = deciding_metric(members)
+    metric, baseline = deciding_metric(members), section.baseline or ""
     if metric is not None:
         known = members.dropna(subset=[metric])
         figures = {
             "accuracy-against-cost": accuracy_against_cost.draw(known, metric, look, baseline),
-            "differences": differences.draw(known, metric, look, baseline),
+            "differences": differences.draw(section, known, look),
             "accuracy-against-ratio": accuracy_against_ratio.draw(known, metric, look),
             "diagnostics": diagnostics.draw(known, metric, look, baseline),
         }

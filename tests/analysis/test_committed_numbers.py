@@ -1,0 +1,140 @@
+"""Every number of the committed comparisons and probe tables, computed again from the records by pandas and scipy.
+
+None of maskbench's code is used here: the records are JSON, the tables CSV.
+"""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+RESULTS = Path(__file__).parents[2] / "results"
+FOLDERS = sorted(path.parents[1] for path in RESULTS.glob("*/tables/comparison.csv"))
+CONTROLS = ("random-init", "supervised")
+METRIC = "linear/top1/mean"
+MEANS = ("cost/peak_memory_mib", "cost/images_per_s", "cost/mask_share", "cost/gflops_per_image")
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    return {
+        key: inner for name in value for key, inner in flatten(value[name], f"{path}.{name}" if path else name).items()
+    }
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/record.json"))]
+
+
+def runs_of(group: str, label: str, folder: Path) -> list[dict[str, Any]]:
+    """The records of a row: those of its group with its name, and the settings in brackets after it."""
+    name, _, rest = label.removesuffix(")").partition(" (")
+    wanted = dict(part.split("=", 1) for part in rest.split(", ")) if rest else {}
+    found = []
+    for record in records(folder):
+        objective, train = record["objective"]["name"], record["config"]["train"]
+        own = objective if objective in CONTROLS else record["strategy"]["name"]
+        length = f"| {train['epochs']} epochs, batch {train['batch_size']} |"
+        model = "".join(f", {key} {value}" for key, value in record["config"]["model"]["kwargs"].items())
+        settings = {path.rpartition(".")[2]: value for path, value in flatten(record["config"]).items()}
+        settings["objective"] = objective
+        if (
+            length in group
+            and f"{model} |" in group
+            and own == name
+            and all(str(settings.get(key)) == value for key, value in wanted.items())
+        ):
+            found.append(record)
+    return found
+
+
+def by_seed(runs: list[dict[str, Any]]) -> dict[int, float]:
+    return {run["seed"]: run["metrics"][METRIC] for run in runs if run["status"] == "complete"}
+
+
+def t_interval(values: list[float]) -> tuple[float, float]:
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return np.mean(values) - half, np.mean(values) + half
+
+
+def corrected_test(ours: dict[int, float], theirs: dict[int, float], count: int) -> tuple[float, float, float]:
+    """Interval and p value, corrected for `count` comparisons."""
+    if ours.keys() == theirs.keys() and len(ours) >= 10:
+        test = stats.ttest_rel([ours[seed] for seed in sorted(ours)], [theirs[seed] for seed in sorted(ours)])
+    else:
+        test = stats.ttest_ind([*ours.values()], [*theirs.values()], equal_var=False)
+    interval = test.confidence_interval(1 - 0.05 / count)
+    return interval.low, interval.high, min(1.0, test.pvalue * count)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_means_and_intervals(folder: Path) -> None:
+    table = pd.read_csv(folder / "tables" / "comparison.csv")
+    assert table["n"].sum() == len(records(folder)), "every run is in one row"
+    for row in table.to_dict("records"):
+        runs = runs_of(row["group"], row["strategy"], folder)
+        assert row["n"] == len(runs)
+        for name in (f"{probe}/top1/{pooling}" for probe in ("knn", "linear") for pooling in ("cls", "mean")):
+            values = [run["metrics"][name] for run in runs if name in run["metrics"]]
+            if values:
+                assert row[name] == pytest.approx(np.mean(values), rel=1e-6)
+            if len(values) > 1:
+                assert row[f"{name}/sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-6)
+                assert (row[f"{name}/low"], row[f"{name}/high"]) == pytest.approx(t_interval(values), rel=1e-6)
+        for name in MEANS:
+            values = [run["metrics"][name] for run in runs if name in run["metrics"]]
+            if values:
+                assert row[name] == pytest.approx(np.mean(values), rel=1e-6)
+        ratios = [
+            run["diagnostics"]["realised_ratio_mean"] for run in runs if "realised_ratio_mean" in run["diagnostics"]
+        ]
+        if ratios:
+            assert row["realised_ratio_mean"] == pytest.approx(np.mean(ratios), rel=1e-6)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_differences(folder: Path) -> None:
+    for group, table in pd.read_csv(folder / "tables" / "comparison.csv").groupby("group"):
+        check_differences(str(group), table.set_index("strategy", drop=False), folder)
+
+
+def check_differences(group: str, table: pd.DataFrame, folder: Path) -> None:
+    scores = {label: by_seed(runs_of(group, label, folder)) for label in table["strategy"]}
+    controls = {label for label in scores if label.split(" ")[0] in CONTROLS}
+    strategies = [label for label in scores if label not in controls]
+    enough = [label for label in strategies
+              if len(scores[label]) > 3 or (len(scores[label]) == 3 and len(strategies) <= 3)]  # fmt: skip
+    families = {
+        "difference": ("random", [label for label in enough if label != "random"] if "random" in enough else []),
+        "from_untrained": ("random-init", enough),
+    }
+    for (column, (reference, family)), label in itertools.product(families.items(), strategies):
+        if reference not in scores or label == reference:
+            continue
+        row, ours, theirs = table.loc[label], scores[label], scores[reference]
+        difference = np.mean([*ours.values()]) - np.mean([*theirs.values()])
+        assert row[column] == pytest.approx(difference, rel=1e-5, abs=1e-9)
+        if label in family:
+            low, high, p = corrected_test(ours, theirs, len(family))
+            found = [row[f"{column}/{name}"] for name in ("low", "high", "p")]
+            assert found == pytest.approx([low, high, p], rel=1e-5)
+        elif f"{column}/p" in table:
+            assert math.isnan(row[f"{column}/p"])
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if (folder / "tables" / "probes.csv").exists()],
+                         ids=lambda folder: folder.name)  # fmt: skip
+def test_probes(folder: Path) -> None:
+    table = pd.read_csv(folder / "tables" / "probes.csv")
+    labels = [name for name in table if name not in ("group", "probe") and "/" not in name]
+    for row, label in itertools.product(table.to_dict("records"), labels):
+        values = [value for run in runs_of(row["group"], label, folder) for name, value in run["metrics"].items()
+                  if name.replace("/", " ") == row["probe"]]  # fmt: skip
+        assert (not values and math.isnan(row[label])) or row[label] == pytest.approx(np.mean(values), rel=1e-6)
