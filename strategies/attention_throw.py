@@ -43,7 +43,7 @@ class AttentionThrow(Strategy):
             return View(images, hide(drawn, count), length=grid.size - count)
         # The Gumbel-top-k trick: the order of log weight + Gumbel noise is a draw without replacement.
         gumbel = -(-drawn.clamp(2**-24, 1 - 2**-24).log()).log()
-        scores = context.attention.clamp_min(1e-12).log() + gumbel
+        scores = context.attention.float().clamp_min(1e-12).log() + gumbel  # 1e-12 is 0 in half precision
         count = grid.count(self.ratio)
         hidden = hide(scores, count)
         thrown = hidden & ~hide(scores, min(count, grid.count(self.predicted)))

@@ -159,6 +159,17 @@ def patches_without_attention_come_last(lab: Lab) -> None:
     assert (thrown[:, 100:].sum(1) == 67).all()
 
 
+@notices("flip", "share")
+def patches_without_attention_are_drawn_at_random_in_every_float_type(lab: Lab) -> None:
+    """Of 96 patches without attention, 67 are dropped with the same chance: over 6 deviations once in 10^9."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        signals = attention(1024)
+        signals["attention"][:, 100:] = 0
+        view = lab.view("attention-throw", 1024, signals={"attention": signals["attention"].to(dtype)}, progress=1.0)
+        share = parts(view)[1][:, 100:].double().mean(0)
+        assert ((share - 67 / 96).abs() <= 6 * math.sqrt(67 / 96 * 29 / 96 / 1024)).all()
+
+
 @notices("shift")
 def the_scale_of_attention_does_not_matter(lab: Lab) -> None:
     signals = attention(256)
