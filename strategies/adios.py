@@ -17,6 +17,7 @@ from maskbench.strategy import (
     Tensor,
     Term,
     View,
+    at_least_float32,
     dataclass,
     register,
     scale_gradient,
@@ -62,7 +63,7 @@ class Adios(Strategy):
     def loss(self, view: View, output: StepOutput, context: Context) -> Tensor | None:
         weight = view.terms[0].weight
         assert weight is not None, "the view is complete"
-        area = scale_gradient(weight.float(), -1).mean((1, 2, 3))  # reversed twice: this the network descends
+        area = scale_gradient(at_least_float32(weight), -1).mean((1, 2, 3))  # reversed twice: this the network descends
         area = area + (area.clamp(1e-3, 1 - 1e-3) - area).detach()  # beyond these the push back stays as it is there
         return self.penalty * (torch.pi * area).sin().reciprocal().mean()
 

@@ -15,6 +15,7 @@ from maskbench.strategy import (
     Strategy,
     Tensor,
     View,
+    at_least_float32,
     dataclass,
     hide,
     register,
@@ -91,7 +92,7 @@ def divergence(mean: Tensor, share: float) -> Tensor:
 
 
 class RatingNetwork(nn.Module):
-    """(B, C, H, W) of any float type to (B, N) float32 in [0, 1], how much each patch should be kept."""
+    """(B, C, H, W) of any float type to (B, N) in [0, 1], at least float32, how much each patch should be kept."""
 
     def __init__(self, grid: Grid, channels: int, width: int) -> None:
         super().__init__()
@@ -105,5 +106,5 @@ class RatingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(self.grid.patchify(images.to(self.embed.weight.dtype))) + self.pos_embed
-        ratings: Tensor = self.rate(self.block(tokens))[..., 0].float().sigmoid()
+        ratings: Tensor = at_least_float32(self.rate(self.block(tokens))[..., 0]).sigmoid()
         return ratings
