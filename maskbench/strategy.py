@@ -28,7 +28,7 @@ from maskbench.core.component import Component
 from maskbench.core.context import Context, Scope
 from maskbench.core.grid import Grid, hide, membership
 from maskbench.core.registry import Registry
-from maskbench.core.step_output import StepOutput
+from maskbench.core.step_output import StepOutput, at_least_float32
 from maskbench.core.view import Term, View
 from maskbench.errors import UsageError
 
@@ -46,6 +46,7 @@ __all__ = [
     "Tensor",
     "Term",
     "View",
+    "at_least_float32",
     "dataclass",
     "hide",
     "membership",
