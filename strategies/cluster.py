@@ -71,6 +71,7 @@ class Cluster(Strategy):
     def correlate(self, images: Tensor, grid: Grid, draws: Tensor) -> Tensor:
         """(B, N): each patch's highest correlation with an anchor, 2 for the anchors, which `draws` (B, N) choose."""
         patches = grid.patchify(images)
+        patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
         patches = F.normalize(patches - patches.mean(-1, keepdim=True), dim=-1, eps=1e-6)
         chosen = draws.topk(grid.count(self.anchors), 1).indices
         anchors = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[-1]))
