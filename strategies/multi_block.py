@@ -3,7 +3,6 @@
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from maskbench.strategy import Context, Grid, Ratio, Strategy, Tensor, View, dataclass, hide, membership, register
@@ -47,9 +46,8 @@ class MultiBlock(Strategy):
         grid = context.grid
         drawn = context.uniform(2, scope="batch")
         area = (grid.size * (0.15 + 0.05 * drawn[:, :1])).floor()
-        targets = self.draw_blocks(context, self.sides(grid, area, 0.75 + 0.75 * drawn[:, :1]), self.targets).cover(
-            grid
-        )
+        small = self.sides(grid, area, 0.75 + 0.75 * drawn[:, :1])
+        targets = self.draw_blocks(context, small, self.targets).cover(grid)
         target = targets.any(1)
         large = self.sides(grid, (grid.size * (0.85 + 0.15 * drawn[:, 1:])).floor(), torch.ones_like(area))
         if self.ratio is not None:
@@ -94,15 +92,10 @@ class Blocks(NamedTuple):
         return (rows[..., :, None] * cols[..., None, :]).flatten(2) > 0
 
     def count_marked(self, marked: Tensor, grid: Grid) -> Tensor:
-        """(B, M): how many `marked` (B, N) patches each rectangle has, from the sums above and left of its corners."""
-        sums = marked.float().view(-1, grid.rows, grid.cols).cumsum(1).cumsum(2)
-        sums = F.pad(sums, (1, 0, 1, 0)).flatten(1)
-
-        def up_to(row: Tensor, col: Tensor) -> Tensor:
-            return sums.gather(1, (row * (grid.cols + 1) + col).long())
-
-        bottom, right = self.top + self.height, self.left + self.width
-        return up_to(bottom, right) - up_to(self.top, right) - up_to(bottom, self.left) + up_to(self.top, self.left)
+        """(B, M): how many of the `marked` (B, N) patches each rectangle has."""
+        rows = membership(self.top, self.height, grid.rows)
+        cols = membership(self.left, self.width, grid.cols)
+        return (rows @ marked.float().view(-1, grid.rows, grid.cols) * cols).sum(-1)
 
 
 def show_enough(blocks: Blocks, targets: Tensor, grid: Grid) -> Tensor:
@@ -112,11 +105,11 @@ def show_enough(blocks: Blocks, targets: Tensor, grid: Grid) -> Tensor:
     on; the last TRIES lose nothing, and every one of these shows enough.
     """
     least, number = min(10, 10 * grid.size // 196), targets.shape[1]
-    seen = torch.zeros_like(targets[:, 0])
+    seen, free = torch.zeros_like(targets[:, 0]), torch.ones_like(targets[:, 0])
     for kept in range(number + 1):
         start = (number - kept) * TRIES
         tried = Blocks(*(values[:, start : start + TRIES] for values in blocks))
-        free = ~targets[:, :kept].any(1)
+        free = free & ~targets[:, kept - 1] if kept else free
         enough = tried.count_marked(free, grid) > least
         first = enough.int().argmax(1, keepdim=True)
         shown = Blocks(*(values.gather(1, first) for values in tried)).cover(grid)[:, 0] & free
