@@ -55,6 +55,11 @@ class MultiBlock(Strategy):
             count = grid.count(self.ratio)
             hidden = hide(2 * target + 1 * ~whole + context.uniform(grid.size), count)
             return View(images, hidden, thrown=hidden & ~target, length=grid.size - count)
+        if grid.size == 4 and not self.edge:
+            raise ValueError(
+                "multi-block: in 2 x 2 patches every block is the first patch, which leaves nothing to recover; "
+                "use smaller patches, or edge=true"
+            )
         seen = show_enough(self.draw_blocks(context, large, TRIES * (self.targets + 1)), targets, grid)
         return View(images, ~seen, thrown=~seen & ~target)
 

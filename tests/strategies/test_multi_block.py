@@ -277,3 +277,11 @@ def test_only_edges_cover_all_patches(edge: bool) -> None:
     assert image[:13, :13].all()
     for border in (image[13], image[:, 13]):
         assert border.all() if edge else not border.any()
+
+
+def test_small_grids_show_and_recover_something_of_every_image_or_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 x 2 patches .* nothing to recover"):
+        Lab().view("multi-block", 8, Grid(2, 2, 1))
+    for rows, cols, edge in ((2, 2, True), (2, 3, False), (3, 3, False), (3, 2, True), (4, 4, False)):
+        seen, target, _ = parts(Lab().view("multi-block", 256, Grid(rows, cols, 1), edge=edge))
+        assert seen.any(1).all() and target.any(1).all(), (rows, cols, edge)
