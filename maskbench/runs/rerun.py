@@ -10,7 +10,7 @@ from maskbench.config.resolve import merge, parse_config
 from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
-from maskbench.record import RunRecord, UnreadableRecord, read_record
+from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
 from maskbench.runs.artifacts import read_finished_record
 from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
@@ -88,7 +88,7 @@ def rerun(
 
 def _read_complete(path: Path) -> RunRecord:
     try:
-        record = read_record(path / "record.json" if path.is_dir() else path)
+        record = read_record(locate_record(path))
     except UnreadableRecord as error:
         raise UsageError(str(error)) from None
     if record.status != "complete":
