@@ -73,6 +73,12 @@ class RunRecord(BaseModel):
     interruptions: int = 0
     environment: dict[str, Any]
 
+    @property
+    def strategy_plugin(self) -> str | None:
+        """What --plugin names for the strategy: a file or a module. None where it comes from an installed package."""
+        origin, is_file, _ = str(self.strategy.get("distribution", "")).partition(" sha256:")
+        return origin if origin and (is_file or " " not in origin) else None  # a package has its version
+
     def write(self, path: Path) -> None:
         """Write to `path`, in a folder that exists: the whole file or nothing."""
         write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")

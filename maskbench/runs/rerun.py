@@ -98,10 +98,15 @@ def _read_complete(path: Path) -> RunRecord:
 
 def _ensure_plugin_loaded(record: RunRecord) -> None:
     """UsageError that names the plugin of a strategy that is not registered here."""
-    name, origin = record.strategy["name"], record.strategy.get("distribution", "")
-    if name not in REGISTRY.names() and not origin.startswith("maskbench "):
-        file = origin.partition(" sha256:")[0]
-        raise UsageError(f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {file}")
+    name, origin, plugin = record.strategy["name"], record.strategy.get("distribution", ""), record.strategy_plugin
+    if name in REGISTRY.names() or origin.startswith("maskbench "):
+        return
+    if plugin is not None:
+        raise UsageError(
+            f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {plugin}"
+        )
+    if origin:
+        raise UsageError(f"strategy {name} of the record comes from the package {origin}; install it")
 
 
 def _ensure_same_data(record: RunRecord, plan: Plan, splits: Splits) -> None:

@@ -80,7 +80,7 @@ def test_a_finished_run_without_its_weights(command: str, folder: Path) -> None:
     rest = ["--dataset", "shapes"] if command == "probe" else []
     for given in (run, run / "record.json"):
         done = maskbench(command, str(given), *rest, cwd=folder.parent)
-        assert done.code == 2 and f"its encoder.safetensors is not here: " in done.err
+        assert done.code == 2 and "its encoder.safetensors is not here: " in done.err
         assert f"maskbench rerun {run}\n" in done.err
 
 
