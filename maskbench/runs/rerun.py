@@ -71,7 +71,7 @@ def rerun(
         Failure: The repetition does not complete.
     """
     record = _read_complete(path)
-    _ensure_plugin_loaded(record)
+    ensure_plugin_loaded(record)
     config = repeated_config(record, {**changes, "output": str(output)})
     plan, splits = load_data(make_plan(config))
     _ensure_same_data(record, plan, splits)
@@ -96,7 +96,7 @@ def _read_complete(path: Path) -> RunRecord:
     return record
 
 
-def _ensure_plugin_loaded(record: RunRecord) -> None:
+def ensure_plugin_loaded(record: RunRecord) -> None:
     """UsageError that names the plugin of a strategy that is not registered here."""
     name, origin, plugin = record.strategy["name"], record.strategy.get("distribution", ""), record.strategy_plugin
     if name in REGISTRY.names() or origin.startswith("maskbench "):
