@@ -9,7 +9,7 @@ from torch import nn
 from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.config.settings import RunConfig
 from maskbench.errors import UsageError
-from maskbench.record import RunRecord, UnreadableRecord, read_record
+from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.training.degrade import degrade
 
@@ -73,14 +73,15 @@ def load_encoder(run: str | Path) -> nn.Module:
         UsageError: `run` is not the folder of a finished run.
     """
     import timm
-    from safetensors.torch import load_file
 
-    folder = Path(run)
+    from maskbench.models.encoder_sources import read_encoder_weights
+
+    path = locate_record(Path(run))
     try:
-        model = read_record(folder / "record.json").model
-        weights = load_file(folder / "encoder.safetensors")
-    except (UnreadableRecord, OSError) as error:
-        raise UsageError(f"{folder} is not the folder of a finished run: {error}") from None
+        model = read_record(path).model
+    except UnreadableRecord as error:
+        raise UsageError(f"{run} is not the folder of a finished run: {error}") from None
+    weights = read_encoder_weights(path.parent)
     encoder: nn.Module = timm.create_model(model["name"], **model["arguments"])
     encoder.load_state_dict(weights, strict=True)
     return encoder.eval()

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 MAX_LISTED = 40  # names in a message
+LIKE, SURE = 0.5, 0.75  # similarity of a name that is suggested, and of one beside which no list is needed
 
 
 class UsageError(ValueError):
@@ -30,10 +31,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     Args:
         kind: What the name is of, e.g. "strategy".
         name: The unknown name.
-        known: All names; they are listed where they are at most MAX_LISTED, or where none is near.
+        known: All names. They are listed where none is near, or where they are at most MAX_LISTED and none is so near
+            that it must be meant.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=SURE)
+    if near:
+        return UsageError(f"unknown {kind} {name!r}. Did you mean {' or '.join(near)}?")
+    near = difflib.get_close_matches(name, known, n=2, cutoff=LIKE)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     rest = f" Known: {', '.join(known) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
     return UsageError(f"unknown {kind} {name!r}.{guess}{rest}")

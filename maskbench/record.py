@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maskbench.errors import UsageError
 from maskbench.runtime.atomic_files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -72,6 +73,12 @@ class RunRecord(BaseModel):
     interruptions: int = 0
     environment: dict[str, Any]
 
+    @property
+    def strategy_plugin(self) -> str | None:
+        """What --plugin names for the strategy: a file or a module. None where it comes from an installed package."""
+        origin, is_file, _ = str(self.strategy.get("distribution", "")).partition(" sha256:")
+        return origin if origin and (is_file or " " not in origin) else None  # a package has its version
+
     def write(self, path: Path) -> None:
         """Write to `path`, in a folder that exists: the whole file or nothing."""
         write_atomically(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
@@ -93,7 +100,8 @@ def read_record(path: Path) -> RunRecord:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UnreadableRecord(f"{path}: not a readable record ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UnreadableRecord(f"{path}: not a readable record ({reason})") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
         raise UnreadableRecord(f"{path}: not a maskbench record (no schema_version)")
@@ -104,7 +112,7 @@ def read_record(path: Path) -> RunRecord:
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
-        raise UnreadableRecord(f"{path}: {where}: {detail['msg']}") from None
+        raise UnreadableRecord(f"{path}: {where}: {detail['msg'].removeprefix('Value error, ')}") from None
 
 
 def record_paths(folder: Path) -> Iterator[Path]:
@@ -112,3 +120,50 @@ def record_paths(folder: Path) -> Iterator[Path]:
     if (folder / "record.json").exists():
         yield folder / "record.json"
     yield from sorted((folder / "runs").glob("*/record.json"))
+
+
+def locate_record(run: Path) -> Path:
+    """The record.json of one run.
+
+    Args:
+        run: The run's folder, or the record.json itself.
+
+    Raises:
+        UsageError: There is none. The message names the runs of a results folder, or the results folders below.
+    """
+    if run.is_file():
+        return run
+    if (run / "record.json").is_file():
+        return run / "record.json"
+    raise UsageError(f"{run} is not the folder of a finished run{_what_there_is(run)}")
+
+
+def _what_there_is(run: Path) -> str:
+    """The end of the line that refuses a folder without record.json."""
+    if not run.is_dir():
+        return ": there is no such folder; give one such as results/quick/runs/RUN"
+    if runs := [str(path.parent) for path in record_paths(run)]:
+        return f": it holds {len(runs)} of them; give one, e.g. {runs[0]}"
+    if below := results_folders_below(run):
+        return f": runs are in {', '.join(below)}; give one such as {below[0]}/runs/RUN"
+    if (run / "config.yaml").is_file():
+        return ": it has no record.json yet; repeat the command that started the run, which goes on where it stopped"
+    return ": it has no record.json; give a folder such as results/quick/runs/RUN"
+
+
+def results_folders_below(folder: Path) -> list[str]:
+    """The folders one or two levels below that hold runs with a record, in order of their names."""
+    patterns = ("*/runs/*/record.json", "*/*/runs/*/record.json")
+    return sorted({str(path.parents[2]) for pattern in patterns for path in folder.glob(pattern)})
+
+
+def ensure_records(folder: Path) -> None:
+    """UsageError where a results folder holds no record, with the names of the results folders below it."""
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file; give a results folder, as `maskbench run --output` writes it")
+    if not folder.is_dir():
+        raise UsageError(f"no folder {folder}; run `maskbench run --output {folder}` first")
+    if next(record_paths(folder), None) is None:
+        below = results_folders_below(folder)
+        some = f"give one of {', '.join(below)}" if below else f"run `maskbench run --output {folder}` first"
+        raise UsageError(f"no records in {folder}; {some}")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import shlex
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from maskbench.analysis.figures.style import RC, Looks, assign_looks
 from maskbench.analysis.findings import findings
 from maskbench.analysis.metrics import BASELINE
 from maskbench.analysis.results import Results, split_groups
-from maskbench.analysis.sections import Section
+from maskbench.analysis.sections import Column, Section
 from maskbench.analysis.tables import make_other_tables
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
@@ -95,7 +96,7 @@ def _group(results: Results, section: ComparisonSection, look: Looks, figures: l
         )
     machines = {json.dumps(_machine(record), sort_keys=True): _machine(record) for record in records}
     return {
-        **_table(section),
+        **_comparison(section),
         "findings": findings(section),
         "figures": figures,
         "curves": _curves(records, labels, look),
@@ -108,7 +109,17 @@ def _group(results: Results, section: ComparisonSection, look: Looks, figures: l
 
 def _table(section: Section) -> dict[str, Any]:
     """Headings and cells as text; the deciding cells of the best rows are marked."""
+    return _cells(section, section.filled_columns())
+
+
+def _comparison(section: Section) -> dict[str, Any]:
+    """The comparison, with the columns of cost in a second table: one of both would be wider than a screen."""
     columns = section.filled_columns()
+    results, costs = ([column for column in columns if column.is_cost == is_cost] for is_cost in (False, True))
+    return {**_cells(section, results), "costs": {**_cells(section, costs), "about": "Cost", "notes": []}}
+
+
+def _cells(section: Section, columns: list[Column]) -> dict[str, Any]:
     body = []
     for place, row in enumerate(section.rows):
         cells = [{"text": column.cells[place] or "–", "best": row.is_best and column.decides} for column in columns]
@@ -189,8 +200,14 @@ def _run(record: RunRecord, metric: str, folder: Path) -> dict[str, Any]:
         "warnings": record.warnings,
         "accuracy": "–" if accuracy is None else f"{100 * accuracy:.1f}",
         "wall": "–" if wall is None else f"{wall:.0f}",
-        "rerun": f"maskbench rerun {folder / 'runs' / record.run_id}",
+        "rerun": shlex.join(["maskbench", "rerun", str(folder / "runs" / record.run_id), *_plugin_option(record)]),
     }
+
+
+def _plugin_option(record: RunRecord) -> list[str]:
+    """--plugin FILE for a strategy of the user's own."""
+    plugin = record.strategy_plugin
+    return [] if plugin is None else ["--plugin", plugin]
 
 
 def _machine(record: RunRecord) -> dict[str, Any]:

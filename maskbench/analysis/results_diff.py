@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,9 @@ from maskbench.analysis.mean_differences import BySeed, compare_means
 from maskbench.analysis.metrics import METRICS, heading
 from maskbench.analysis.results import load_results
 from maskbench.errors import UsageError
+from maskbench.record import ensure_records
+
+FIELDS = ("data", "model", "length of training", "probe protocols")  # the parts of a group, in their order
 
 
 @dataclass(kw_only=True)
@@ -56,18 +60,46 @@ def compare_results(before: Path, after: Path) -> list[Change]:
         A change for each strategy and metric; one without a metric for a strategy that only one side has.
 
     Raises:
-        UsageError: The two have nothing in common.
+        UsageError: A folder has no record, or the two have nothing in common.
     """
     is_paper = before.suffix == ".csv"
+    for folder in [after] if is_paper else [before, after]:
+        ensure_records(folder)
     theirs = read_paper(before) if is_paper else load_results(before)
     ours = _complete(load_results(after))
     changes = _compare_with_paper(theirs, ours) if is_paper else _compare_folders(_complete(theirs), ours)
     if not any(change.n for change in changes):
-        raise UsageError(
-            f"{before} and {after} have no strategy in common on the same data, model, budget and protocols; "
-            f"`maskbench table` shows what each has"
-        )
+        raise UsageError(f"{before} and {after} have nothing in common to compare: {_what_differs(theirs, ours)}")
     return changes
+
+
+def _what_differs(theirs: pd.DataFrame, ours: pd.DataFrame) -> str:
+    """Why no run of one side has a counterpart on the other."""
+    for name, side in (("first", theirs), ("second", ours)):
+        if not len(side):
+            return f"no run of the {name} is complete"
+    strategies = "label" if "label" in theirs else "strategy"  # the latter in a paper's table
+    common = set(theirs[strategies]) & set(ours["label"])
+    if not common:
+        sides = (", ".join(sorted(set(names))) for names in (theirs[strategies], ours["label"]))
+        return "no strategy is in both; the first has {}, the second has {}".format(*sides)
+    if "group" not in theirs:
+        return f"no metric is in both for {', '.join(sorted(common))}"
+    first, second = (side[side["label"].isin(common)] for side in (theirs, ours))
+    pairs = [(one.split(" | "), other.split(" | ")) for one in set(first["group"]) for other in set(second["group"])]
+    differing = [_differing_fields(*pair) for pair in pairs]
+    nearest = min(differing, key=lambda fields: (len(fields), fields))  # of the two groups that share most
+    if nearest:
+        return f"they differ in {'; '.join(nearest)}"
+    seeds = (", ".join(map(str, sorted(set(side["seed"])))) for side in (first, second))
+    return "no seed is in both; the first has {}, the second has {}".format(*seeds)
+
+
+def _differing_fields(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """The parts of two groups that are not the same, with both values."""
+    names = FIELDS if len(first) == len(second) == len(FIELDS) else [""] * max(len(first), len(second))
+    parts = zip_longest(names, first, second, fillvalue="–")
+    return [f"{name} ({one}, against {other})".strip() for name, one, other in parts if one != other]
 
 
 def _complete(results: pd.DataFrame) -> pd.DataFrame:

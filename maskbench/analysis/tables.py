@@ -23,6 +23,12 @@ def make_other_tables(results: Results, baseline: str = BASELINE) -> dict[str, S
     }
 
 
+def render_comparison(results: Results, baseline: str = BASELINE) -> dict[str, str]:
+    """The text of the comparison by format: md, csv, tex, json, html. Nothing is written."""
+    comparison = compare_strategies(results.frame, baseline, results.trials)
+    return {format_: render(comparison) for format_, render in FORMATS.items()}
+
+
 def write_tables(results: Results, folder: Path, baseline: str = BASELINE) -> dict[str, str]:
     """Write every table that has something to say, in every format, and remove earlier ones that no longer have.
 
@@ -34,9 +40,8 @@ def write_tables(results: Results, folder: Path, baseline: str = BASELINE) -> di
     Returns:
         The text of the comparison by format: md, csv, tex, json, html.
     """
-    comparison = compare_strategies(results.frame, baseline, results.trials)
+    texts = render_comparison(results, baseline)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {format_: render(comparison) for format_, render in FORMATS.items()}
     for format_, text in texts.items():
         write_atomically(folder / f"comparison.{format_}", text)
     for name, sections in make_other_tables(results, baseline).items():

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from maskbench import strategy as strategies
 from maskbench.catalog.pictures import gallery_figure, masks_figure, save
 from maskbench.catalog.sample_images import sample_batch
+from maskbench.core.view import View
 from maskbench.errors import UsageError
 from maskbench.strategy import Strategy
 
@@ -40,7 +43,7 @@ def draw_strategies(
         UsageError: A strategy does not support these images or this ratio.
     """
     batch = sample_batch(dataset, img_size, patch_size, count, seed)
-    views, with_signals = {}, []
+    views, with_signals, whole = {}, [], []
     for spec in specs:
         label = label_of(spec)
         try:
@@ -53,9 +56,21 @@ def draw_strategies(
             continue
         if strategy.needs:
             with_signals.append(label)
-    caption = f"{', '.join(with_signals)}: {batch.stand_in}." if with_signals else ""
+        if untouched := count_whole_images(views[label], batch.images):
+            whole.append(f"{label} {untouched} of {len(batch.images)}")
+    notes = [f"{', '.join(with_signals)}: {batch.stand_in}."] if with_signals else []
+    notes += [f"Images that are left whole, by chance as in training: {', '.join(whole)}."] if whole else []
+    caption = "\n".join(notes)
     figure = gallery_figure if gallery else masks_figure
     save(figure(views, batch.images, batch.grid, batch.mean, batch.std, caption), output)
+
+
+def count_whole_images(view: View, images: Tensor) -> int:
+    """How many of the images (B, C, H, W) a complete view leaves as they are, nothing hidden and no pixel changed."""
+    if view.images.shape != images.shape:
+        return 0
+    changed = (view.images != images).flatten(1).any(1)
+    return int((~changed if view.hidden is None else ~(changed | view.hidden.any(1))).sum())
 
 
 def label_of(spec: dict[str, Any]) -> str:

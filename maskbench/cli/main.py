@@ -1,5 +1,7 @@
 """The command line: parsing only. Data goes to stdout, everything else to stderr; exit 0, 1 failed run, 2 usage."""
 
+import codecs
+import io
 import sys
 import time
 import warnings
@@ -34,6 +36,7 @@ SECONDS_FOR_FIRST = 60  # that another process of the machine waits for the firs
 
 def main() -> None:
     """Run the command line; mistakes are one line on stderr."""
+    _survive_narrow_encodings()
     warnings.showwarning = lambda message, *_, **__: _print_warning(str(message))
     usage_error: Any = typer.BadParameter.__bases__[0]  # click's, which recent typer carries inside itself
     code: Any
@@ -42,7 +45,7 @@ def main() -> None:
     except UsageError as error:
         code = _print_error(str(error), 2)
     except usage_error as error:
-        message = error.format_message()
+        message = error.format_message().replace("Value error, ", "")  # which pydantic puts before the reason
         code = 2
         if "NoArgsIsHelp" in type(error).__name__:
             print(message, file=sys.stderr)
@@ -59,6 +62,24 @@ def main() -> None:
     if code == INTERRUPTED:  # which is also what some versions of typer return for Ctrl-C
         _print_error("interrupted", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _survive_narrow_encodings() -> None:
+    """Let stdout print ? for what its encoding lacks, such as the Δ and ± of tables, and say so once on stderr."""
+    said = False
+
+    def replace(error: UnicodeError) -> tuple[str, int]:
+        nonlocal said
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        if not said:
+            said = True
+            _print_warning(f"{error.encoding} lacks some characters, shown as ?; PYTHONIOENCODING=utf-8 prints them")
+        return "?" * (error.end - error.start), error.end
+
+    codecs.register_error("replace-and-say", replace)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace-and-say")
 
 
 def _print_warning(message: str) -> None:

@@ -1,13 +1,16 @@
-"""`maskbench table` and `maskbench plot`: files made from records."""
+"""`maskbench table`, `plot`, `report` and `compare`: what is made from records."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
-from maskbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from maskbench.analysis.results import Results
 
 
 class Format(StrEnum):
@@ -18,72 +21,95 @@ class Format(StrEnum):
     html = "html"
 
 
-def tables_of(folder: Path, baseline: str | None = None) -> dict[str, str]:
-    from maskbench.analysis.metrics import BASELINE
+def tables_of(folder: Path) -> dict[str, str]:
+    """Write all tables of a results folder; the comparison by format."""
     from maskbench.analysis.results import read_results
     from maskbench.analysis.tables import write_tables
-    from maskbench.errors import unknown_name
 
     results = read_results(folder)
-    if baseline is not None and results.records and baseline not in set(results.frame["label"]):
-        raise unknown_name("baseline", baseline, set(results.frame["label"]))
-    return write_under(folder, lambda: write_tables(results, folder / "tables", baseline or BASELINE))
+    return write_under(folder, lambda: write_tables(results, folder / "tables"))
 
 
-def figures_of(folder: Path, baseline: str | None = None) -> list[Path]:
+def figures_of(folder: Path) -> list[Path]:
+    """Write all figures of a results folder; their paths."""
     from maskbench.analysis.figures import write_figures
-    from maskbench.analysis.metrics import BASELINE
     from maskbench.analysis.results import read_results
 
     results = read_results(folder)
-    return write_under(folder, lambda: write_figures(results, folder / "figures", baseline or BASELINE))
+    return write_under(folder, lambda: write_figures(results, folder / "figures"))
 
 
-def ensure_records(folder: Path) -> None:
-    """UsageError where a folder holds no record, with the names of the results folders below it."""
-    from maskbench.record import record_paths
+def read_some_results(folder: Path, baseline: str | None = None) -> "Results":
+    """A results folder. UsageError where no record in it can be read, or where it has no row `baseline`."""
+    from maskbench.analysis.results import read_results
+    from maskbench.errors import UsageError, unknown_name
+    from maskbench.record import ensure_records
 
-    if not folder.is_dir() or next(record_paths(folder), None) is not None:
-        return  # what is missing altogether, read_results names
-    patterns = ("*/runs/*/record.json", "*/*/runs/*/record.json")
-    below = sorted({str(path.parents[2]) for pattern in patterns for path in folder.glob(pattern)})
-    some = f"give one of {', '.join(below)}" if below else f"run `maskbench run --output {folder}` first"
-    raise UsageError(f"no records in {folder}, nothing is written; {some}")
+    ensure_records(folder)
+    results = read_results(folder)
+    if not results.records:
+        raise UsageError(f"no record in {folder} can be read, and nothing is written; upgrade maskbench, or run again")
+    if baseline is not None and baseline not in set(results.frame["label"]):
+        raise unknown_name("baseline", baseline, set(results.frame["label"]))
+    return results
+
+
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Row that others are compared with. Default: random. Files in DIR keep the default."),
+]
 
 
 def table(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
     format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
-    baseline: Annotated[str | None, typer.Option(help="Row that others are compared with. Default: random.")] = None,
+    baseline: Baseline = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: DIR/tables.")
+    ] = None,
 ) -> None:
-    """Write all tables to DIR/tables, and print one."""
-    ensure_records(folder)
-    print(tables_of(folder, baseline)["tex" if format_ == Format.latex else format_], end="")
+    """Write all tables to DIR/tables, and print one.
+
+    With another --baseline the table is only printed, for files in DIR to stay the same; --output writes them all.
+    """
+    from maskbench.analysis.metrics import BASELINE
+    from maskbench.analysis.tables import render_comparison, write_tables
+
+    results = read_some_results(folder, baseline)
+    if output is None and baseline in (None, BASELINE):
+        output = folder / "tables"
+    if output is None:
+        texts = render_comparison(results, baseline or BASELINE)
+        print(f"maskbench: printed only; --output FOLDER writes the tables against {baseline}", file=sys.stderr)
+    else:
+        place = output
+        texts = write_under(place, lambda: write_tables(results, place, baseline or BASELINE))
+    print(texts["tex" if format_ == Format.latex else format_], end="")
 
 
 def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:
     """Draw all figures into DIR/figures, and print their paths."""
-    ensure_records(folder)
+    read_some_results(folder)
     for path in figures_of(folder):
         print(path)
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")],
-    baseline: Annotated[str | None, typer.Option(help="Row that others are compared with. Default: random.")] = None,
+    baseline: Baseline = None,
 ) -> None:
     """Write one self-contained page, DIR/report.html.
 
-    It holds all tables and figures, what they show in words, and every run. Prints the path.
+    It holds all tables and figures, what they show in words, and every run. Prints the path. Also writes DIR/tables and
+    DIR/figures, except with another --baseline.
     """
     from maskbench.analysis.metrics import BASELINE
     from maskbench.analysis.report import write_report
-    from maskbench.analysis.results import read_results
 
-    ensure_records(folder)
-    tables_of(folder, baseline)
-    figures_of(folder, baseline)
-    results = read_results(folder)
+    results = read_some_results(folder, baseline)
+    if baseline in (None, BASELINE):
+        tables_of(folder)
+        figures_of(folder)
     print(write_under(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
 
 

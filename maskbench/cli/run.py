@@ -271,12 +271,12 @@ def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter",
     else:
         print(tables["md"], end="")
         more = output / "tables" / "probes.md"  # written where there is more than the table above has room for
-        print(f"\n{more.read_text()}" if more.exists() else "", end="")
+        print("\n" + more.read_text(encoding="utf-8") if more.exists() else "", end="")
     reporter.note(f"tables: {output / 'tables'}")
     if figures:
         reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")
     if any((output / "runs" / record.run_id / "masks.png").exists() for record in records):
         reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
-    for record in records:
-        if record.status != "complete":
-            reporter.note(f"{record.run_id} {record.status}: {record.error}")
+    incomplete = [f"{record.run_id} {record.status}" for record in records if record.status != "complete"]
+    if incomplete:
+        reporter.note(f"not complete: {', '.join(incomplete)}; maskbench status {output} says why")

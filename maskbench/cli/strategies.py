@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,8 @@ def list_(
 
 def show(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Strategies, as for run --strategy.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME|RUN]...", help="Strategies, as for run --strategy, or folders of runs."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every strategy, what the encoder sees alone.")] = False,
     explain: Annotated[
@@ -66,7 +67,6 @@ def show(
     What the encoder sees, and what it must recover.
     """
     from maskbench.catalog.gallery import draw_strategies
-    from maskbench.config.specs import parse_specs
 
     load_plugins(plugin)
     if every == bool(names):
@@ -75,7 +75,7 @@ def show(
         from maskbench.api import list_strategies
 
         names = [name for name in list_strategies() if name != "none"]
-    specs = [spec for name in names or [] for spec in parse_specs(name)]
+    specs = [spec for name in names or [] for spec in _specs_of(name)]
     matched = (0.75 if ratio is None else ratio) if regime is Regime.matched or ratio is not None else None
     if explain:
         from maskbench.catalog.explanation import draw_explanation
@@ -89,6 +89,23 @@ def show(
     where = specs, output, dataset, img_size, patch_size, matched, seed, images, every
     write_under(output.parent, lambda: draw_strategies(*where))
     print(output)
+
+
+def _specs_of(name: str) -> list[dict[str, Any]]:
+    """The strategies that a text names, or the one of a run whose folder or record it is."""
+    from maskbench.config.specs import parse_specs
+    from maskbench.record import UnreadableRecord, locate_record, read_record
+    from maskbench.runs.rerun import ensure_plugin_loaded
+
+    path = Path(name)
+    if not path.exists() or not ("/" in name or (path / "record.json").is_file() or (path / "runs").is_dir()):
+        return parse_specs(name)
+    try:
+        record = read_record(locate_record(path))
+    except UnreadableRecord as error:
+        raise UsageError(str(error)) from None
+    ensure_plugin_loaded(record)
+    return [{"name": record.strategy["name"], "parameters": record.strategy["parameters"]}]
 
 
 def check(

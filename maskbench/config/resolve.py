@@ -33,7 +33,7 @@ def load_preset(name: str) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Settings from a file; UsageError where it is missing or not a mapping."""
     try:
-        settings = yaml.safe_load(path.read_text())
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read config {path}: {error}") from None
     except yaml.YAMLError as error:
@@ -145,6 +145,7 @@ def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> Us
                 section = _section_of(section.model_fields[part].annotation) if part in section.model_fields else Spec
         return unknown_name("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.replace("a valid tuple", "two numbers")
     if detail["type"] in ("model_type", "model_attributes_type"):
         message = "a mapping of settings"
     if detail["type"] == "missing":

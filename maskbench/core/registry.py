@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         if name in self.broken:
             raise UsageError(f"{self.kind} {name} is broken: {self.broken[name]}")
         if name not in self._classes:
-            raise unknown_name(self.kind, name, self.names())
+            raise _unknown_plugin(self.kind, name) or unknown_name(self.kind, name, self.names())
         return self._classes[name]
 
     def origin(self, name: str) -> str:
@@ -188,6 +188,14 @@ class Registry(Generic[T]):
             yield
         finally:
             self._source = outer
+
+
+def _unknown_plugin(kind: str, name: str) -> UsageError | None:
+    """The error where a file lies here that is called as `maskbench new NAME` calls it; None where none does."""
+    file = Path(f"{name.replace('-', '_')}.py")
+    if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+        return None
+    return UsageError(f"unknown {kind} {name!r}; if {file} registers it, load that: --plugin {file}")
 
 
 def _this_distribution() -> str:

@@ -24,7 +24,7 @@ from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
 from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model
 from maskbench.models.weight_formats import convert_to_timm, ensure_last_norm, infer_square_grid, unwrap_state
-from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record
+from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, locate_record, read_record
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
 
@@ -43,7 +43,7 @@ def read_encoder(source: str) -> PretrainedEncoder:
     path = Path(source)
     if path.is_dir():
         return _read_run(path)
-    if path.name == "encoder.safetensors" and (path.parent / "record.json").is_file():
+    if path.name in ("encoder.safetensors", "record.json") and (path.parent / "record.json").is_file():
         return _read_run(path.parent)
     if path.is_file():
         return _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
@@ -54,17 +54,38 @@ def read_encoder(source: str) -> PretrainedEncoder:
 
 def read_finished_run(folder: Path) -> tuple[RunRecord, dict[str, Tensor]]:
     """The record of a complete run and its encoder's weights. UsageError where `folder` is not that of one."""
+    path = locate_record(folder)
     try:
-        record = read_record(folder / "record.json")
-        if record.objective["name"] == EXTERNAL:
-            source = record.objective["parameters"]["source"]
-            raise UsageError(f"{folder} is about an encoder from elsewhere and holds none; give its source, {source}")
-        state = load_file(folder / "encoder.safetensors")
-    except (UnreadableRecord, OSError, SafetensorError) as error:
+        record = read_record(path)
+    except UnreadableRecord as error:
         raise UsageError(f"{folder} is not the folder of a finished run: {error}") from None
+    if record.objective["name"] == EXTERNAL:
+        source = record.objective["parameters"]["source"]
+        raise UsageError(f"{folder} is about an encoder from elsewhere and holds none; give its source, {source}")
     if record.status != "complete":
         raise UsageError(f"{folder} is of a run that {record.status}; give one that is complete")
-    return record, state
+    return record, read_encoder_weights(path.parent)
+
+
+def read_encoder_weights(run: Path) -> dict[str, Tensor]:
+    """The weights of a finished run's encoder, by the names that timm gives them.
+
+    Args:
+        run: The run's folder, which holds a record.
+
+    Raises:
+        UsageError: There are no weights, as in folders that are shared without them, or they cannot be read.
+    """
+    path = run / "encoder.safetensors"
+    if not path.is_file():
+        raise UsageError(
+            f"{run} is of a finished run, but its encoder.safetensors is not here: weights are not shipped with "
+            f"records; copy the file, or make it again: maskbench rerun {run}"
+        )
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); copy it again, or repeat the run with --force") from None
 
 
 def grid_from_arguments(arguments: Mapping[str, Any]) -> Grid:

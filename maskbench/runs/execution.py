@@ -10,7 +10,9 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
 
+import torch
 from filelock import SoftFileLease
+from torch import Tensor
 
 from maskbench import strategy as strategies
 from maskbench.data.prefetch import prefetch
@@ -30,7 +32,7 @@ from maskbench.runtime.atomic_files import describe_os_error, write_atomically
 from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
 from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
 from maskbench.runtime.process_group import PEER_LOST, PeerLost, is_peer_lost, record_first_failure
-from maskbench.training.collapse import signs_of_collapse
+from maskbench.training.collapse import ALIKE, images_are_alike, signs_of_collapse
 from maskbench.training.data_order import remaining_indices
 from maskbench.training.loop import Diverged, pretrain
 from maskbench.training.schedules import steps_per_epoch
@@ -38,6 +40,7 @@ from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
 
 CHECKPOINT_EVERY_S = 300.0
+SAMPLE = 64  # images that tell whether the data vary
 WRITING_SHARE = 0.01  # of the time, at most, unless the user says how often
 
 
@@ -170,10 +173,19 @@ class Execution:
         """Write the curve so far, and report signs of collapse as they appear."""
         run_on_rank0(self.write_curve)
         self.reporter.epoch(row)
-        for sign in signs_of_collapse(row):
+        signs = signs_of_collapse(row, len(self.probed.validation))
+        if signs and images_are_alike(self.sample_pixels()):
+            signs = [ALIKE]
+        for sign in signs:
             if sign not in self.progress.warnings:
                 self.reporter.note(f"{self.plan.run_id}: epoch {row['epoch']}: {sign}")
             self.progress.warnings[sign] = None
+
+    def sample_pixels(self) -> Tensor:
+        """Pixels of up to SAMPLE training images, evenly spaced."""
+        train = self.probed.train
+        every = max(1, len(train) // SAMPLE)
+        return train.take(torch.arange(0, len(train), every, device=train.labels.device)[:SAMPLE]).pixels
 
     def run_probes(self) -> list[ProbeResult]:
         """Probe on test; on validation where settings are being chosen, under names that say so."""

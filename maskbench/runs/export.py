@@ -15,7 +15,7 @@ from maskbench._version import __version__
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
 from maskbench.models.weight_formats import infer_arguments
-from maskbench.record import RunRecord
+from maskbench.record import RunRecord, locate_record
 from maskbench.runs.artifacts import ensure_writable
 from maskbench.runtime.atomic_files import write_atomically
 
@@ -29,6 +29,7 @@ def export(run: Path, output: Path | None = None) -> Path:
     UsageError where `run` is no finished run's folder, and where `output` holds something else or cannot be written.
     """
     record, state = read_finished_run(run)
+    run = locate_record(run).parent
     folder = output or run / "export"
     if not _free(folder, record.run_id):
         raise UsageError(f"{folder} holds something else than an export of {record.run_id}; choose another --output")

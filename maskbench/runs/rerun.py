@@ -10,7 +10,7 @@ from maskbench.config.resolve import merge, parse_config
 from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
-from maskbench.record import RunRecord, UnreadableRecord, read_record
+from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
 from maskbench.runs.artifacts import read_finished_record
 from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
@@ -71,7 +71,7 @@ def rerun(
         Failure: The repetition does not complete.
     """
     record = _read_complete(path)
-    _ensure_plugin_loaded(record)
+    ensure_plugin_loaded(record)
     config = repeated_config(record, {**changes, "output": str(output)})
     plan, splits = load_data(make_plan(config))
     _ensure_same_data(record, plan, splits)
@@ -88,7 +88,7 @@ def rerun(
 
 def _read_complete(path: Path) -> RunRecord:
     try:
-        record = read_record(path / "record.json" if path.is_dir() else path)
+        record = read_record(locate_record(path))
     except UnreadableRecord as error:
         raise UsageError(str(error)) from None
     if record.status != "complete":
@@ -96,12 +96,17 @@ def _read_complete(path: Path) -> RunRecord:
     return record
 
 
-def _ensure_plugin_loaded(record: RunRecord) -> None:
+def ensure_plugin_loaded(record: RunRecord) -> None:
     """UsageError that names the plugin of a strategy that is not registered here."""
-    name, origin = record.strategy["name"], record.strategy.get("distribution", "")
-    if name not in REGISTRY.names() and not origin.startswith("maskbench "):
-        file = origin.partition(" sha256:")[0]
-        raise UsageError(f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {file}")
+    name, origin, plugin = record.strategy["name"], record.strategy.get("distribution", ""), record.strategy_plugin
+    if name in REGISTRY.names() or origin.startswith("maskbench "):
+        return
+    if plugin is not None:
+        raise UsageError(
+            f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {plugin}"
+        )
+    if origin:
+        raise UsageError(f"strategy {name} of the record comes from the package {origin}; install it")
 
 
 def _ensure_same_data(record: RunRecord, plan: Plan, splits: Splits) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from maskbench.errors import UsageError
-from maskbench.record import UnreadableRecord, read_record
+from maskbench.record import UnreadableRecord, read_record, results_folders_below
 from maskbench.runs.lease import Holder, read_holder
 from maskbench.runs.live_status import PROGRESS, Ticket
 from maskbench.runtime.slurm_queue import Job, jobs_in_queue
@@ -49,9 +49,12 @@ class Status:
 
 
 def read_statuses(folder: Path) -> list[Status]:
-    """The status of every run under a results folder, trials first. UsageError where there is no such folder."""
+    """The status of every run under a results folder, trials first. UsageError where there is no such folder, or where
+    the runs are in folders below it."""
     if not folder.is_dir():
         raise UsageError(f"no results folder {folder}; give the --output of a run, e.g. results/quick")
+    if not (folder / "runs").is_dir() and (below := results_folders_below(folder)):
+        raise UsageError(f"no runs in {folder}; give one of {', '.join(below)}")
     queue = cache(jobs_in_queue)  # asked once, and only if a run has a place in it
     runs = [path for place in (folder / "trials", folder) for path in sorted(place.glob("runs/*")) if path.is_dir()]
     return [read_status(path, queue) for path in runs]

@@ -38,7 +38,8 @@ const sortable = (table) => {
   });
 };
 
-const filterable = (table, place) => {
+const filterable = (tables, place) => {
+  const [table] = tables;
   const holder = document.createElement("div");
   holder.className = "filter";
   const label = document.createElement("label");
@@ -51,8 +52,10 @@ const filterable = (table, place) => {
   shown.setAttribute("role", "status");
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
+    tables.flatMap((one) => Array.from(one.tBodies[0].rows)).forEach((row) => {
+      row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+    });
     const rows = Array.from(table.tBodies[0].rows);
-    rows.forEach((row) => { row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted); });
     shown.textContent = wanted ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
   });
   holder.append(label, input, shown);
@@ -72,12 +75,14 @@ const chart = (figure, curves) => {
   const [height, left, bottom, top, right] = [Math.min(340, 0.75 * width), 46, 40, 12, 12];
   const xs = [...new Set(curves.flatMap((curve) => curve.points.map((point) => point[0])))].sort((a, b) => a - b);
   const ys = curves.flatMap((curve) => curve.points.map((point) => point[1]));
-  const [low, high] = [Math.max(0, Math.floor(Math.min(...ys) - 0.5)), Math.min(100, Math.ceil(Math.max(...ys) + 0.5))];
+  const range = Math.max(...ys) - Math.min(...ys);
+  const step = [1, 2, 5, 10, 20].find((one) => range / one <= 5) || 20; // ticks at its multiples
+  const low = Math.max(0, step * Math.floor((Math.min(...ys) - 0.5) / step));
+  const high = Math.min(100, step * Math.ceil((Math.max(...ys) + 0.5) / step));
   const x = (value) => left + ((width - left - right) * value) / xs[xs.length - 1];
   const y = (value) => height - bottom - ((height - bottom - top) * (value - low)) / Math.max(high - low, 1);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application",
     "aria-label": "Online k-NN accuracy by epoch. Left and right arrow keys move through the epochs." });
-  const step = Math.max(1, Math.round((high - low) / 5));
   for (let value = low; value <= high; value += step) {
     svg.append(shape("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "axis" }));
     svg.append(shape("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, `${value} %`));
@@ -131,7 +136,8 @@ const chart = (figure, curves) => {
 
 document.querySelectorAll("table.sortable").forEach((table, place) => {
   sortable(table);
-  if (table.tBodies[0].rows.length > 4) filterable(table, place);
+  if (table.tBodies[0].rows.length <= 4 || table.classList.contains("costs")) return;
+  filterable([table, ...table.closest("section").querySelectorAll("table.costs")], place); // the costs of the same rows
 });
 document.querySelectorAll("figure.curves").forEach((figure) => {
   const curves = JSON.parse(document.getElementById(figure.dataset.curves).textContent);

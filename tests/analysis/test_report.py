@@ -150,6 +150,24 @@ def test_every_run_can_be_found_and_repeated(tmp_path: Path) -> None:
     assert "a cpu" in text
 
 
+def test_a_run_of_a_plugin_is_repeated_with_its_plugin(tmp_path: Path) -> None:
+    """As the record names it: a file with its digest, or a module; a package only has to be installed."""
+    origins = {"my_mask.py sha256:c4f3af3c": " --plugin my_mask.py", "my.masks": " --plugin my.masks", "masks 1.2": ""}
+    for origin, option in origins.items():
+        one = record()
+        one = one.model_copy(update={"strategy": {**one.strategy, "distribution": origin}})
+        lines = Parsed(render_page(Results(tmp_path, [one], []))).text.splitlines()
+        assert any(line.endswith(f"maskbench rerun {tmp_path}/runs/{one.run_id}{option}") for line in lines), origin
+
+
+def test_the_words_of_the_table_are_explained(tmp_path: Path) -> None:
+    text = " ".join(Parsed(render_page(Results(tmp_path, scored(), []))).text.split())
+    assert "This page compares masking strategies for pre-training vision transformers." in text
+    assert "cls: the probe reads the class token. mean: it reads the mean of the patch tokens." in text
+    for word in ("images/s:", "mask share:", "MiB:", "realised ratio:"):
+        assert word in text.partition("Cost")[2]
+
+
 def test_the_command_writes_everything(tmp_path: Path) -> None:
     write_records(tmp_path / "mine", *scored())
     done = maskbench("report", "mine", cwd=tmp_path)
@@ -284,6 +302,25 @@ def test_curves_are_read_by_pointer_and_keyboard(browser: Any, report: Path) -> 
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize(
+    ("accuracies", "ticks"),
+    [
+        ((0.203, 0.427), "15 20 25 30 35 40 45"),
+        ((0.31, 0.33), "30 31 32 33 34"),
+        ((0.02, 0.99), "0 20 40 60 80 100"),
+        ((0.5, 0.5), "49 50 51"),
+    ],
+)
+def test_curves_have_round_ticks(browser: Any, tmp_path: Path, accuracies: tuple[float, float], ticks: str) -> None:
+    rows = [{"epoch": epoch, "images": 1, "loss": 1.0, "cost/train_s": 1.0, "online/knn/top1/mean": value}
+            for epoch, value in enumerate(accuracies, 1)]  # fmt: skip
+    write_records(tmp_path, record(curve=rows))
+    opened(browser, write_report(read_results(tmp_path), tmp_path / "report.html"))
+    texts = [each.text for each in browser.find_elements("css selector", ".curves svg text")]
+    assert " ".join(text.removesuffix(" %") for text in texts if text.endswith("%")) == ticks
+
+
+@pytest.mark.integration
 def test_links_and_folds_by_keyboard(browser: Any, tmp_path: Path) -> None:
     elsewhere = {**record().dataset, "name": "other", "fingerprint": "other-1"}
     write_records(tmp_path, record("random"), record("gmml"), record("random", run_id="other-s0", dataset=elsewhere))
@@ -321,6 +358,10 @@ def test_the_report_of_a_committed_suite(browser: Any, committed: Path, width: i
     axe = pytest.importorskip("axe_core_python.selenium").Axe()
     opened(browser, committed, width, dark)
     assert len(browser.find_elements("css selector", ".masks img")) == 4, "one for each strategy, none for controls"
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('main > section > .wide')].map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert len(wide) >= 2 and (width < 1280 or not any(wide)), "on a laptop every column is in view"
     heads = browser.find_elements("css selector", "table.sortable thead button")
     place = 1 + [head.text for head in heads[1:]].index("linear mean")
     heads[place].send_keys(ENTER)
@@ -328,6 +369,8 @@ def test_the_report_of_a_committed_suite(browser: Any, committed: Path, width: i
     field = browser.find_element("css selector", "input[type=search]")
     field.send_keys("mask")
     assert column(browser, 0) == ["attmask-high"]
+    costs = browser.find_elements("css selector", "table.costs tbody th")
+    assert [each.text for each in costs if each.is_displayed()] == ["attmask-high"]
     field.clear()
     field.send_keys(" ")  # `clear` tells the page nothing
     browser.find_element("css selector", ".curves svg").send_keys("\ue011")  # Home

@@ -74,10 +74,37 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path, content: str, m
     assert done.code == 2 and message in done.err and "Traceback" not in done.err
 
 
-def test_nothing_in_common_is_said(tmp_path: Path) -> None:
-    folders = [
-        write_records(tmp_path / "a", record("random")),
-        write_records(tmp_path / "b", record("random", settings={"train.epochs": 99})),
-    ]
-    with pytest.raises(UsageError, match="no strategy in common"):
+OTHER_DATA = {**record().dataset, "name": "photos", "fingerprint": "photos-1"}
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (record(settings={"train.epochs": 99}),
+         "differ in length of training (6 epochs, batch 128, against 99 epochs, batch 128)"),
+        (record(dataset=OTHER_DATA), "differ in data (shapes (shapes-1), 10,000 images"),
+        (record(protocols={"knn": 2}), "differ in probe protocols (probes knn v1, linear v1, against probes knn v2)"),
+        (record(seed=7), "no seed is in both; the first has 0, the second has 7"),
+        (record("gmml"), "no strategy is in both; the first has random, the second has gmml"),
+        (record(status="failed", metrics={}), "no run of the second is complete"),
+    ],
+)  # fmt: skip
+def test_what_two_folders_do_not_share_is_named(second: RunRecord, message: str, tmp_path: Path) -> None:
+    folders = [write_records(tmp_path / "a", record("random")), write_records(tmp_path / "b", second)]
+    with pytest.raises(UsageError, match="have nothing in common to compare") as refused:
         compare_results(*folders)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_of_several_groups_the_nearest_are_named(tmp_path: Path) -> None:
+    ours = [record(dataset=OTHER_DATA, settings={"train.epochs": 99}), record(run_id="x", settings={"train.epochs": 9})]
+    folders = [write_records(tmp_path / "a", record("random")), write_records(tmp_path / "b", *ours)]
+    with pytest.raises(UsageError, match="they differ in length of training .6 epochs, batch 128, against 9 epochs"):
+        compare_results(*folders)
+
+
+def test_a_paper_about_other_strategies(tmp_path: Path) -> None:
+    (tmp_path / "paper.csv").write_text("strategy,linear/top1/mean\nattmask-high,50\n")
+    write_records(tmp_path / "ours", record("random"))
+    with pytest.raises(UsageError, match="no strategy is in both; the first has attmask-high, the second has random"):
+        compare_results(tmp_path / "paper.csv", tmp_path / "ours")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command_line import maskbench_anew as maskbench
+from tests.helpers.records import record, write_records
 
 GOOD = """
 from maskbench.strategy import Context, Ratio, Strategy, Tensor, View, dataclass, hide, register
@@ -174,3 +175,30 @@ def test_a_shipped_strategy_imported_by_itself_is_still_maskbenchs() -> None:
     code = "import maskbench.strategies.gmml; from maskbench.strategy import REGISTRY; print(REGISTRY.origin('gmml'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("maskbench 0.")
+
+
+def test_a_plugin_that_is_not_loaded_is_named(tmp_path: Path) -> None:
+    """A file by the name that `maskbench new` gives it; of a run, the plugin that its record knows."""
+    assert maskbench("new", "my-mask", cwd=tmp_path).code == 0
+    done = maskbench("show", "my-mask", cwd=tmp_path)
+    assert done.code == 2 and done.err == (
+        "maskbench: unknown strategy 'my-mask'; if my_mask.py registers it, load that: --plugin my_mask.py\n"
+    )
+    one = record()
+    mine = {"name": "my-mask", "version": 1, "parameters": {"ratio": 0.5}, "distribution": "my_mask.py sha256:01234567"}
+    packaged = {**mine, "distribution": "more-masks 1.2"}
+    write_records(
+        tmp_path / "out",
+        one.model_copy(update={"strategy": mine, "run_id": "a"}),
+        one.model_copy(update={"strategy": packaged, "run_id": "b"}),
+    )
+    says = {
+        "a": "comes from the plugin my_mask.py sha256:01234567; give it, e.g. --plugin my_mask.py",
+        "b": "comes from the package more-masks 1.2; install it",
+    }
+    for command, run in (("show", "a"), ("show", "b"), ("rerun", "a")):
+        done = maskbench(command, f"out/runs/{run}", cwd=tmp_path)
+        assert done.code == 2 and says[run] in done.err
+    assert "out is not the folder of a finished run: it holds 2 of them" in maskbench("show", "out", cwd=tmp_path).err
+    drawn = maskbench("show", "out/runs/a", "--plugin", "my_mask.py", "--images", "2", cwd=tmp_path)
+    assert drawn.code == 0 and (tmp_path / "masks.png").is_file()

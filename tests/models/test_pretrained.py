@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+import maskbench
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder, build_encoder
@@ -443,7 +444,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ("missing.pth", "no file or folder missing.pth; give a run's folder, a file of weights or a timm model's name"),
         ("nowhere/run", "no file or folder nowhere/run"),
-        (".", r"\. is not the folder of a finished run: record.json: not a readable record"),
+        (".", r"\. is not the folder of a finished run: it has no record.json"),
         ("vit_smal_patch16_224.dino", "no folder, file or timm model .* Did you mean vit_small_patch16_224.dino"),
         ("xyzzy", "no folder, file or timm model 'xyzzy'. Give a run's folder, .* such as vit_small_patch16_224.dino"),
         ("resnet50.a1_in1k", "model resnet50 is no plain timm VisionTransformer with absolute positions"),
@@ -466,9 +467,11 @@ def test_a_run_that_diverged(done: tuple[RunRecord, Path], tmp_path: Path) -> No
     (tmp_path / "encoder.safetensors").write_bytes((done[1] / "encoder.safetensors").read_bytes())
     with pytest.raises(UsageError, match="is of a run that diverged; give one that is complete"):
         read_encoder(str(tmp_path))
+    done[0].write(tmp_path / "record.json")
     (tmp_path / "encoder.safetensors").write_bytes(b"cut")
-    with pytest.raises(UsageError, match="is not the folder of a finished run"):
-        read_encoder(str(tmp_path))
+    for read in (read_encoder, maskbench.load_encoder):
+        with pytest.raises(UsageError, match="encoder.safetensors cannot be read .*; copy it again"):
+            read(str(tmp_path))
 
 
 def test_a_run_about_an_encoder_from_elsewhere(done: tuple[RunRecord, Path], tmp_path: Path) -> None:

@@ -141,6 +141,16 @@ def test_diverged_is_a_row_in_the_table(tmp_path: Path) -> None:
     assert table.code == 0 and "diverged" in table.out
 
 
+def test_a_run_that_diverged_is_explained_once(tmp_path: Path) -> None:
+    """At its end; below the table stands which runs are not complete, and how to read why."""
+    config = tiny_config(tmp_path / "out", train__lr=1e30, probes="knn").model_dump_json()
+    (tmp_path / "mine.yaml").write_text(config)
+    done = maskbench("run", "--config", "mine.yaml", "--output", "out", cwd=tmp_path)
+    assert done.code == 1 and done.err.count("the loss") == 1, done.err
+    assert "not complete: random-" in done.err and " diverged; maskbench status out says why\n" in done.err
+    assert "the loss" in maskbench("status", "out", cwd=tmp_path).out
+
+
 def test_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     write_atomically(path, "one")

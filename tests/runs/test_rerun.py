@@ -96,4 +96,4 @@ def test_other_data_are_refused(stored: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/record.json"])
 def test_a_missing_record_is_one_line(path: str, tmp_path: Path) -> None:
     done = maskbench("rerun", path, cwd=tmp_path)
-    assert done.code == 2 and "not a readable record" in done.err
+    assert done.code == 2 and "is not the folder of a finished run: there is no such folder" in done.err

@@ -1,13 +1,25 @@
 """Signs of collapse: known where a representation varies along known directions, and silent where all is well."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from maskbench.objectives.distillation import entropies
-from maskbench.training.collapse import HIGHEST_ENTROPY, LOWEST_RANK, LOWEST_SPREAD, effective_rank, signs_of_collapse
+from maskbench.runs.run import run
+from maskbench.training import collapse
+from maskbench.training.collapse import (
+    HIGHEST_ENTROPY,
+    LOWEST_RANK,
+    LOWEST_SPREAD,
+    effective_rank,
+    images_are_alike,
+    signs_of_collapse,
+)
+from tests.helpers.tiny_run import tiny_config
 
 HEALTHY = {"loss": 2.0, "online/knn/top1/cls": 0.3, "online/rank/cls": 40.0, "online/rank/mean": 30.0,
            "teacher/entropy": 0.4, "teacher/entropy-of-mean": 0.9}  # fmt: skip
@@ -106,6 +118,36 @@ def test_each_sign_begins_beyond_its_bound(name: str, bound: float, worse: int, 
 def test_signs_come_together() -> None:
     row = {**HEALTHY, "online/rank/cls": 1.0, "online/rank/mean": 0.0, "teacher/entropy-of-mean": 0.01}
     assert len(signs_of_collapse(row)) == 3
+
+
+def test_too_few_steps_or_images_are_no_sign() -> None:
+    """Two validation images vary along one dimension, whatever the encoder; and so do features after a step."""
+    row = {**HEALTHY, "online/rank/cls": 0.9, "step": 100.0}
+    assert len(signs_of_collapse(row, 10)) == 1
+    assert signs_of_collapse(row, 9) == []
+    assert signs_of_collapse({**row, "step": 99.0}, 10) == []
+    assert len(signs_of_collapse({**row, "teacher/entropy": 1.0}, 2)) == 1, "the teacher answers to training images"
+
+
+def test_images_that_are_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (16, 3, 8, 8), generator=generator).to(torch.uint8)
+    assert not images_are_alike(noise)
+    assert images_are_alike(noise[:1].expand(16, -1, -1, -1))
+    greys = (torch.arange(16) * 16).view(16, 1, 1, 1).expand(-1, 3, 8, 8)
+    assert images_are_alike(greys.to(torch.uint8)), "flat images of different brightness"
+
+
+def test_constant_images_are_named_and_not_the_learning_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, count in (("train", 120), ("test", 10)):
+        for number in range(count):
+            path = tmp_path / "flat" / split / f"class{number % 2}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (120, 90, 60)).save(path)
+    config = tiny_config(tmp_path / "out", data__dataset=str(tmp_path / "flat"), train__batch_size=60, probes="knn")
+    assert run(config).warnings == [], "after four steps nothing can be said"
+    monkeypatch.setattr(collapse, "MIN_STEPS", 1)
+    assert run(config, force=True).warnings == [collapse.ALIKE]
 
 
 def softmax_rows(count: int, width: int) -> Tensor:
