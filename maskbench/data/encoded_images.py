@@ -113,7 +113,7 @@ class EncodedImages:
                 image.draft(None, (round(REDUCING_GAP * width), round(REDUCING_GAP * height)))
                 pixels = _decode_rgb_jpeg(encoded, image) if channels == 3 else None
                 if pixels is None:
-                    pixels = _decode_with_pillow(image, encoded, orientation, shape)
+                    pixels = _decode_with_pillow(image, orientation, shape)
                 elif orientation != 1:
                     pixels = np.array(turn_upright(Image.fromarray(pixels), orientation))
             except DECODE_ERRORS as error:
@@ -136,15 +136,13 @@ def _decode_rgb_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def _decode_with_pillow(
-    image: Image.Image, encoded: bytes, orientation: int, shape: tuple[int, int, int]
-) -> np.ndarray:
+def _decode_with_pillow(image: Image.Image, orientation: int, shape: tuple[int, int, int]) -> np.ndarray:
     """(H, W, channels) uint8, upright."""
     rows, cols, channels = shape
     image.load()
-    if image.format == "TIFF":
-        orientation = read_orientation(image, encoded)  # some versions of Pillow have turned it by now
-    converted = turn_upright(convert_channels(image, channels), orientation)
+    converted = convert_channels(image, channels)
+    if image.format != "TIFF":  # which Pillow turns in `load`
+        converted = turn_upright(converted, orientation)
     if converted.mode == "RGBA":  # Pillow weighs colours by alpha; `_resize` would let invisible pixels shine through
         converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
     return np.array(converted).reshape(converted.height, converted.width, channels)

@@ -41,7 +41,7 @@ def read_orientation(image: Image.Image, encoded: bytes) -> int:
     """The EXIF orientation, 1 (upright) to 8. 1 where there is none, or where EXIF is broken.
 
     Args:
-        image: Opened. Of a TIFF that is loaded, the turn that is left to do: some versions of Pillow turn it in `load`.
+        image: Opened, not loaded.
         encoded: The file.
     """
     if image.format == "PNG" and not any(word in encoded for word in PNG_ORIENTATION):
