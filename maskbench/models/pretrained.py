@@ -38,6 +38,7 @@ class PretrainedEncoder:
         heads: Attention heads. None where nothing tells them.
         mean: (C,) mean of the pixels, in [0, 1], that it was trained on. None where it is not known.
         std: (C,) their standard deviation, likewise.
+        assumed: What was taken from a file that does not say what it is, in a sentence. None where all is known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PretrainedEncoder:
     heads: int | None = None
     mean: Tensor | None = None
     std: Tensor | None = None
+    assumed: str | None = None
 
     @cached_property
     def structure(self) -> dict[str, Any]:
