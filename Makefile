@@ -2,11 +2,13 @@
 # What follows `##` after a target is its line in `make help`, which a bare `make` runs.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/core tests/config tests/data tests/models  # where other packages do the work
 CLOTHING ?= clothing  # github.com/alexeygrigorev/clothing-dataset-small, CC0
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration chaos check bench docs site clean
+.PHONY: help demo test test-integration chaos test-lowest check bench docs site clean
 
 help: ## print these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +21,15 @@ test: $(VENV)/.installed-test ## run the tests, two at a time, each on one core:
 
 test-integration: $(VENV)/.installed-test ## run the tests with clusters, browsers and killed processes
 	$(BIN)/python -m pytest -m integration
+
+test-lowest: ## run tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --editable .
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip freeze --exclude-editable > $(LOWEST)/lowest.txt
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install --quiet --constraint $(LOWEST)/lowest.txt \
+		pytest pytest-benchmark hypothesis scikit-learn
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -m "not integration" $(LOWEST_TESTS)
 
 chaos: $(VENV)/.installed-test ## kill runs at random and at every disk operation: half an hour (docs/reliability.md)
 	$(BIN)/python -m tests.helpers.chaos
@@ -42,7 +53,7 @@ site: $(VENV)/.installed-docs ## build the documentation, site/index.html: no br
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean: ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist site *.egg-info results/quick
+	rm -rf $(VENV) $(LOWEST) build dist site *.egg-info results/quick
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

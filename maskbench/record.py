@@ -41,6 +41,7 @@ class RunRecord(BaseModel):
             `checkpoint_s` (seconds to write a checkpoint). A tuning trial has `validation/` before probe names.
         protocols: Version of each probe; numbers of different versions are never compared.
         diagnostics: Measurements of the masks: `realised_ratio_mean` and `realised_ratio_sd` (share hidden, in [0, 1]),
+            `hides_nothing` and `hides_everything` (share of the images of which nothing, or everything, is hidden),
             `visible_tokens` (patches that the encoder sees), `components` (connected groups of hidden patches),
             `group_size` (patches in a group), `overlap` (share of the hidden patches that a second draw hides again),
             `object_hidden` (share of the object), `coverage` (rows x columns: how often each patch is hidden).

@@ -55,11 +55,13 @@ def probe(
     if "data.dataset" not in settings:
         raise UsageError("name the data to probe on, e.g. --dataset ./photos")
     load_plugins(plugin)
-    of_encoder = external_settings(read_encoder(encoder), encoder, model, heads)
+    reporter, pretrained = Terminal(), read_encoder(encoder)
+    if pretrained.assumed is not None:
+        reporter.note(pretrained.assumed)
+    of_encoder = external_settings(pretrained, encoder, model, heads)
     merged = merge({"probes": "knn,linear", **merge({}, of_encoder)}, {**settings, "output": str(output)})
     merged = merge(merged, parse_assignments(set_ or []))
     configs = [parse_config({**merged, "seed": seed}) for seed in parse_seeds(seeds)]
-    reporter = Terminal()
     with print_resume_command():
         records = run_all(configs, force=force, reporter=reporter)
     show_results(output, records, reporter, as_json)
@@ -77,7 +79,7 @@ def external_settings(
     """
     from maskbench.models.pretrained import model_settings
 
-    named = {"source": source, "label": foreign.name, "digest": foreign.digest}
+    named = {"source": source, "label": foreign.name, "digest": foreign.digest, "part": foreign.part or ""}
     settings = {
         "strategy": "none",
         "objective": {"name": "external", "parameters": named},

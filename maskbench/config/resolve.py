@@ -47,11 +47,13 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     """`settings` with `overrides` (dotted paths or nested mappings) laid over them; lists are replaced whole.
 
     What is chosen by name starts afresh: naming a model drops the kwargs that it had, also where the name is the same;
-    another objective or strategy drops the old one's parameters. `lr` and `blr` replace each other, and `epochs` an
-    earlier budget.
+    another objective or strategy drops the old one's parameters. What is given beside the name stays, in any order.
+    `lr` and `blr` replace each other, and `epochs` an earlier budget.
     """
     merged = dict(settings)
-    for path, value in overrides.items():
+    if "name" in overrides:
+        merged.pop("kwargs", None)
+    for path, value in sorted(overrides.items(), key=lambda override: not _chooses_by_name(*override)):
         key, _, rest = path.partition(".")
         if rest:
             merged[key] = merge(merged.get(key) or {}, {rest: value})
@@ -69,9 +71,16 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
             merged |= {"budget": None, key: value}
         else:
             merged[key] = value
-    if "kwargs" in settings and "name" in overrides and "kwargs" not in overrides:
-        del merged["kwargs"]
     return merged
+
+
+def _chooses_by_name(path: str, value: Any) -> bool:
+    """Whether an override starts a component afresh; it then comes before those of its parameters."""
+    return (
+        path in ("strategy", "objective")
+        or path.rpartition(".")[2] == "name"
+        or (isinstance(value, Mapping) and "name" in value)
+    )
 
 
 def _replace_component(old: Any, new: Any) -> Any:

@@ -61,7 +61,9 @@ class Suite(Section):
         None, "Ratios to cross with the strategies, in the matched regime."
     )
     datasets: list[str] | None = setting(None, "Data sets, each compared apart.")
-    models: list[Model] | None = setting(None, "Models, each compared apart.")
+    models: list[Model] | None = setting(
+        None, "Models, each compared apart. What one leaves out is the preset's; a name alone resets kwargs."
+    )
     seeds: Seeds = setting([0], "Seeds: a list, or 0-4.")
     tune: dict[str, Annotated[list[Value], Field(min_length=1)]] = setting(
         {},
@@ -163,9 +165,15 @@ def _crossed_settings(
     _check_overrides(suite, overrides)
     base = _apply_budget(merge({**load_preset(suite.preset), "output": f"results/{name}"}, suite.set), suite)
     datasets: list[Choice] = [{"data.dataset": dataset} for dataset in suite.datasets or ()] or [{}]
-    models: list[Choice] = [{"model": model.model_dump()} for model in suite.models or ()] or [{}]
+    models: list[Choice] = [{"model": _model_settings(model)} for model in suite.models or ()] or [{}]
     for seed, *place in itertools.product([{"seed": seed} for seed in seeds], datasets, models):
         yield tuple(place), _merge_all(base, seed, *place, overrides)
+
+
+def _model_settings(model: Model) -> Choice:
+    """What a suite says of a model: what it leaves out is the preset's, but for the arguments of another model."""
+    settings = model.model_dump(exclude_unset=True)
+    return {**settings, "kwargs": settings.get("kwargs", {})} if "name" in settings else settings
 
 
 def _check_overrides(suite: Suite, overrides: Choice) -> None:

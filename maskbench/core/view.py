@@ -164,3 +164,20 @@ def realised_ratio(view: View, grid: Grid) -> Tensor:
     weight = view.terms[0].weight
     assert weight is not None, "the view is complete"
     return (weight > 0).float().flatten(1).mean(1).expand(len(view.images))
+
+
+def hides_nothing(view: View, grid: Grid) -> Tensor:
+    """(B,) bool, True = an image from which nothing is to be recovered: no token hidden, no area weighted.
+
+    False for all if the strategy neither hides nor weighs anything, as `none` does. The view is complete.
+    """
+    if view.hidden is None and not view.terms:
+        return torch.zeros(len(view.images), dtype=torch.bool, device=view.images.device)
+    return realised_ratio(view, grid) == 0
+
+
+def shows_nothing(view: View) -> Tensor:
+    """(B,) bool, True = an image of which the encoder sees no token."""
+    if view.hidden is None:
+        return torch.zeros(len(view.images), dtype=torch.bool, device=view.images.device)
+    return view.hidden.all(1)

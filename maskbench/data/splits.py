@@ -90,8 +90,8 @@ class Images(Split):
 class Splits:
     """A data set as a run sees it.
 
-    Pre-training uses all of `train`; training on labels uses `fit`. Choices are made by fitting on `fit` and scoring on `validation`; then everything
-    is fitted again on all of `train`, and the labels of `test` are read once.
+    Pre-training uses all of `train`; training on labels uses `fit`. Choices are made by fitting on `fit` and scoring on
+    `validation`; then everything is fitted again on all of `train`, and the labels of `test` are read once.
 
     Attributes:
         name: Name of the data set.

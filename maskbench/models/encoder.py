@@ -12,7 +12,6 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from maskbench.core.step_output import at_least_float32
 from maskbench.core.view import View
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.initialisation import initialise_linear, initialise_vit
+from maskbench.models.positions import resize_positions
 from maskbench.models.tokens import EncodedTokens, scatter_to_grid, true_indices
 
 
@@ -147,8 +147,8 @@ class Encoder(nn.Module):
         """Patch embeddings with positions.
 
         Args:
-            images: (B, C, H, W). Of another size than the grid's, they get positions that timm resizes bicubically,
-                antialiased (DINO does not antialias).
+            images: (B, C, H, W). Of another size than the grid's, they get positions that are resized bicubically,
+                antialiased, as timm does it (DINO does not antialias).
             replaced: (B, N) bool: the mask token stands where it is True.
             patch_index: (B, K) int64: which of the N patches of each image to embed. None: all.
 
@@ -168,9 +168,7 @@ class Encoder(nn.Module):
             replaced = replaced if patch_index is None else replaced.gather(1, patch_index)
             patches = torch.where(replaced[..., None], self.mask_token.to(patches.dtype), patches)
         positions = self.vit.pos_embed[:, skip:]
-        grid = [self.grid.rows, self.grid.cols]
-        if [rows, cols] != grid:
-            positions = resample_abs_pos_embed(positions, [rows, cols], grid, num_prefix_tokens=0)
+        positions = resize_positions(positions, (self.grid.rows, self.grid.cols), (rows, cols))
         if patch_index is not None:
             # Not by F.embedding, whose gradient in compiled code adds images up in the order in which threads come.
             index = patch_index[..., None].expand(-1, -1, self.width)

@@ -23,7 +23,13 @@ from maskbench.core.grid import Grid
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
 from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model
-from maskbench.models.weight_formats import convert_to_timm, ensure_last_norm, infer_square_grid, unwrap_state
+from maskbench.models.weight_formats import (
+    convert_to_timm,
+    ensure_finite,
+    ensure_last_norm,
+    infer_square_grid,
+    unwrap_state,
+)
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, locate_record, read_record
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
@@ -37,9 +43,15 @@ def read_encoder(source: str) -> PretrainedEncoder:
             vit_small_patch16_224.dino, whose weights are then downloaded.
 
     Raises:
-        UsageError: For a checkpoint that needs more than tensors and plain data, and for whatever holds no plain vision
-            transformer with absolute positions.
+        UsageError: For a checkpoint that needs more than tensors and plain data, for whatever holds no plain vision
+            transformer with absolute positions, and for weights that are not finite.
     """
+    encoder = _read_encoder(source)
+    ensure_finite(source, encoder.state)
+    return encoder
+
+
+def _read_encoder(source: str) -> PretrainedEncoder:
     path = Path(source)
     if path.is_dir():
         return _read_run(path)
@@ -148,7 +160,7 @@ def _read_safetensors(path: Path) -> PretrainedEncoder:
     if metadata.get("model", "").startswith('{"name": '):  # as maskbench writes it
         model, data = json.loads(metadata["model"]), json.loads(metadata.get("dataset", "{}"))
         return _from_maskbench(path.stem, state, model, data)
-    return _from_weights(path, state, None)
+    return _from_weights(path, *unwrap_state(state))
 
 
 def _read_checkpoint(path: Path) -> PretrainedEncoder:
@@ -162,7 +174,12 @@ def _from_weights(path: Path, content: Mapping[Any, Any], part: str | None) -> P
     state = convert_to_timm(path, content)
     norm = state.get("blocks.0.attn.q_norm.weight")  # as wide as a head
     heads = None if norm is None else state["patch_embed.proj.weight"].shape[0] // norm.shape[0]
-    return PretrainedEncoder(path.stem, state, infer_square_grid(path, state), part, heads=heads)
+    grid = infer_square_grid(path, state)
+    assumed = (
+        f"{path}: read {part or 'the whole file'}; its positions are assumed to be those of {grid.rows} x {grid.cols} "
+        f"patches of {grid.patch} pixels"
+    )
+    return PretrainedEncoder(path.stem, state, grid, part, heads=heads, assumed=assumed)
 
 
 def _unpickle(path: Path) -> Any:

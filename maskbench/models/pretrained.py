@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 from maskbench.models.encoder import build_encoder
+from maskbench.models.positions import resize_positions
 from maskbench.models.weight_formats import infer_arguments, list_some
 
 STANDARD_MODELS = {
@@ -38,6 +38,7 @@ class PretrainedEncoder:
         heads: Attention heads. None where nothing tells them.
         mean: (C,) mean of the pixels, in [0, 1], that it was trained on. None where it is not known.
         std: (C,) their standard deviation, likewise.
+        assumed: What was taken from a file that does not say what it is, in a sentence. None where all is known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PretrainedEncoder:
     heads: int | None = None
     mean: Tensor | None = None
     std: Tensor | None = None
+    assumed: str | None = None
 
     @cached_property
     def structure(self) -> dict[str, Any]:
@@ -144,8 +146,8 @@ def load_weights(vit: VisionTransformer, state: Mapping[str, Tensor], grid: Grid
         raise UsageError(f"the encoder {' and '.join(problems)}; give the model the encoder's own settings")
     skip = 0 if vit.no_embed_class else vit.num_prefix_tokens
     if weights["pos_embed"].shape[1] == skip + grid.size:
-        size = list(vit.patch_embed.grid_size)
-        weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], size, [grid.rows, grid.cols], skip)
+        size = vit.patch_embed.grid_size
+        weights["pos_embed"] = resize_positions(weights["pos_embed"], (grid.rows, grid.cols), size, skip)
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             shapes = [" x ".join(map(str, tensor.shape)) for tensor in (value, expected[name])]

@@ -1,9 +1,10 @@
 """Formats in which weights of vision transformers are published, and their conversion to timm's.
 
 Known are timm's own; MAE (arXiv 2111.06377), with its decoder; DINO (2104.14294), iBOT (2111.07832) and AttMask
-(2203.12719), with student, teacher and heads; GMML (2205.14986); SimMIM (2111.09886) and BEiT's way of writing biases
-and LayerScale, with absolute positions. What is known to be of no use to an encoder is dropped; anything else that is
-left over is an error.
+(2203.12719), with student, teacher and heads; I-JEPA (2301.08243), of which the target encoder is meant; DINOv2
+(2304.07193), with chunks of blocks, heads and registers; GMML (2205.14986); SimMIM (2111.09886) and BEiT's way of
+writing biases and LayerScale, with absolute positions. Prefixes of torch.compile and FSDP are left out. What
+is known to be of no use to an encoder is dropped; anything else that is left over is an error.
 """
 
 import re
@@ -17,10 +18,12 @@ from torch import Tensor
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 
-WRAPPERS = ("teacher", "student", "model", "SiT_model", "state_dict", "module", "encoder")  # in order of preference
+AVERAGED = ("target_encoder", "teacher", "student")  # copies of one network, the one meant first
+WRAPPERS = (*AVERAGED, "model", "SiT_model", "state_dict", "module", "encoder")  # in order of preference
 PREFIXES = ("module.", "backbone.", "encoder.")
+COMPILER_NAMES = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # anywhere in a name
 USELESS = re.compile(
-    r"(head(_\w+)?|projector|predictor|fc_norm)\.|decoder\w*(\.|$)|(mask_token|masked_embed)$"
+    r"((dino_|ibot_)?head(_\w+)?|projector|predictor|fc_norm)\.|decoder\w*(\.|$)|(mask_token|masked_embed)$"
     r"|bn\.(running_mean|running_var|num_batches_tracked)$"
 )
 VIT_WEIGHT = re.compile(
@@ -40,6 +43,12 @@ def unwrap_state(content: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], str | N
             break
         content = content[part]
         parts.append(part)
+    names = [COMPILER_NAMES.sub("", str(name)).removeprefix("module.") for name in content]
+    copy = next((copy for copy in AVERAGED if any(name.startswith(f"{copy}.") for name in names)), None)
+    if copy is not None:  # the copies are modules of one state dict
+        named = zip(names, content.values(), strict=True)
+        content = {name.removeprefix(f"{copy}."): value for name, value in named if name.startswith(f"{copy}.")}
+        parts.append(copy)
     return content, ".".join(parts) or None
 
 
@@ -53,7 +62,7 @@ def convert_to_timm(source: object, content: Mapping[Any, Any]) -> dict[str, Ten
     Raises:
         UsageError: Where they are not of a plain model with absolute positions, or where one is left over.
     """
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = _without_compiler_names(source, content)
     state, others = _strip_prefixes(tensors)
     if relative := [name for name in state if "relative_position" in name or "rel_pos_bias" in name]:
         raise UsageError(f"{source} has relative positions ({relative[0]}), which no timm VisionTransformer takes")
@@ -62,7 +71,7 @@ def convert_to_timm(source: object, content: Mapping[Any, Any]) -> dict[str, Ten
             f"{source} holds no vision transformer in a known format: "
             f"no patch_embed.proj.weight, but {list_some(content) or 'nothing'}"
         )
-    state = _use_timm_names(state)
+    state = _use_dinov2_names(source, _use_timm_names(state))
     ensure_last_norm(source, state)
     unknown = [name for name in others if not USELESS.match(name)]
     state = {name: value for name, value in state.items() if not USELESS.match(name)}
@@ -151,3 +160,48 @@ def _use_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             query, value = renamed.pop(name), renamed.pop(attention + "v_bias")
             renamed[attention + "qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
     return renamed
+
+
+def _without_compiler_names(source: object, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors, by names without what torch.compile and FSDP put into them."""
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return _rename_all(source, {name: COMPILER_NAMES.sub("", str(name)) for name in tensors}, tensors)
+
+
+def _use_dinov2_names(source: object, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring DINOv2's chunks of blocks and its registers into timm's form.
+
+    Block 7 is blocks.1.7 in chunks. Registers have no positions; then timm keeps none for the class token, to which its
+    position is added here.
+    """
+    state = _rename_all(source, {name: re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name) for name in state}, state)
+    if "register_tokens" not in state:
+        return state
+    positions = state["pos_embed"]
+    return {
+        **{name: value for name, value in state.items() if name != "register_tokens"},
+        "reg_token": state["register_tokens"],
+        "cls_token": state["cls_token"] + positions[:, :1],
+        "pos_embed": positions[:, 1:],
+    }
+
+
+def _rename_all(source: object, names: Mapping[Any, str], tensors: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """The tensors by their new names. UsageError where two would have the same."""
+    renamed = {names[name]: value for name, value in tensors.items()}
+    if len(renamed) < len(tensors):
+        seen: dict[str, Any] = {}
+        for name, new in names.items():
+            if new in seen:
+                raise UsageError(f"{source} holds both {seen[new]} and {name}; save the model's state dict alone")
+            seen[new] = name
+    return renamed
+
+
+def ensure_finite(source: object, state: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where a weight is infinite or no number: probes would find chance, and nothing would say why."""
+    if broken := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise UsageError(
+            f"{source} has weights that are not finite ({list_some(broken)}): its training diverged, or the file is "
+            f"damaged; give an earlier checkpoint"
+        )

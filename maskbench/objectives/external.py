@@ -16,12 +16,14 @@ class External(Objective):
     """An encoder trained elsewhere, as it is; `maskbench probe` makes runs of it.
 
     `source`: as for maskbench.models.encoder_sources.read_encoder. `label`: its name in tables. `digest`: of its
-    weights, by which a run is known wherever they are stored.
+    weights, by which a run is known wherever they are stored. `part`: which of the state dicts in the file they are,
+    such as `teacher`; empty where there is only one.
     """
 
     source: str = ""
     label: str = ""
     digest: str = ""
+    part: str = ""
 
     control: ClassVar[bool] = True
     trains: ClassVar[bool] = False

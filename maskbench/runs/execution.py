@@ -28,6 +28,7 @@ from maskbench.runs.plan import Plan, training_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
 from maskbench.runs.run_facts import describe_component, describe_data, describe_model, measure_costs, measure_masks
+from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
 from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
 from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
@@ -140,6 +141,8 @@ class Execution:
         if not plan.objective.trains:
             self.reporter.begin(plan, splits, 0)
             return
+        if state.step == 0:
+            self.warn_of_useless_masks()
         total = config.train.epochs * steps_per_epoch(config, len(splits.train))
         saved, interval = time.monotonic(), self.checkpoint_interval(0.0)
 
@@ -168,6 +171,14 @@ class Execution:
                 trainer = Trainer(config, replace(splits, train=train), plan.strategy, state, self.progress.watch)
                 pretrain(trainer, online=lambda: online(state.head.encoder), on_step=on_step, on_epoch=self.on_epoch)
             self.save()
+
+    def warn_of_useless_masks(self) -> None:
+        """Report and record how many masks of a sample hide nothing, or everything."""
+        plan = self.plan
+        warning = count_useless_masks(plan.config, plan.strategy, self.splits, self.progress.state).warning
+        if warning is not None:
+            self.reporter.note(f"{plan.run_id}: {warning}")
+            self.progress.warnings[warning] = None
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """Write the curve so far, and report signs of collapse as they appear."""

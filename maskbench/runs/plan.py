@@ -23,6 +23,7 @@ from maskbench.models.encoder import build_encoder
 from maskbench.objective import Objective
 from maskbench.objectives.compatibility import incompatibility_reason
 from maskbench.probe import Probe
+from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.hardware import configure_torch, resolve_auto
 from maskbench.strategy import Strategy
 from maskbench.training.crops import sample_crops
@@ -187,7 +188,7 @@ def build_state(plan: Plan, splits: Splits) -> TrainState:
 
 
 def check_before_start(plan: Plan, splits: Splits, state: TrainState) -> None:
-    """Try one small view and ask every probe, so that what they refuse is known before anything is written.
+    """Try some views and ask every probe, so that what they refuse is known before anything is written.
 
     UsageError where the run cannot be carried out.
     """
@@ -204,8 +205,11 @@ def check_before_start(plan: Plan, splits: Splits, state: TrainState) -> None:
             f"{name} compares the images of a batch with each other, so a batch cannot come in parts; "
             f"drop train.accumulate, or share the batch among processes with torchrun"
         )
+    useless = None
     try:
         view = example_view(plan, splits, state)[1]
+        if plan.objective.trains:
+            useless = count_useless_masks(plan.config, plan.strategy, splits, state)
     except ValueError as error:
         raise UsageError(f"strategy {plan.strategy.name}: {error}") from error
     except Exception as error:
@@ -218,6 +222,8 @@ def check_before_start(plan: Plan, splits: Splits, state: TrainState) -> None:
         raise UsageError(reason)
     if view.length == 0:
         raise UsageError(f"{plan.strategy.name} hides all {state.head.encoder.grid.size} patches; lower its ratio")
+    if useless is not None and useless.reason_to_refuse is not None:
+        raise UsageError(useless.reason_to_refuse)
 
 
 @torch.no_grad()

@@ -74,7 +74,8 @@ def measure_costs(
 def measure_masks(config: RunConfig, strategy: Strategy, splits: Splits, state: TrainState) -> Diagnostics:
     """What the masks of a sample of training images look like at the end of training, in epochs 0 and 1.
 
-    The realised ratio is over all images of the run. Empty if nothing was trained.
+    The realised ratio and the shares of useless masks are over all images of the run; the latter are missing where an
+    older version of maskbench began it. Empty if nothing was trained.
     """
     count, total, squares = state.ratio_sums.tolist()
     if count == 0:
@@ -86,7 +87,10 @@ def measure_masks(config: RunConfig, strategy: Strategy, splits: Splits, state: 
     )
     masks = diagnose(view, again, state.head.encoder.grid, object_shares(config, strategy, splits))
     mean = total / count
-    return masks | {"realised_ratio_mean": mean, "realised_ratio_sd": max(0.0, squares / count - mean**2) ** 0.5}
+    masks |= {"realised_ratio_mean": mean, "realised_ratio_sd": max(0.0, squares / count - mean**2) ** 0.5}
+    if state.useless_sums.isfinite().all():
+        masks["hides_nothing"], masks["hides_everything"] = (state.useless_sums / count).tolist()
+    return masks
 
 
 def object_shares(config: RunConfig, strategy: Strategy, splits: Splits) -> Tensor | None:

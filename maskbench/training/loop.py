@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from maskbench.core.step_output import StepOutput
-from maskbench.core.view import realised_ratio
+from maskbench.core.view import hides_nothing, realised_ratio, shows_nothing
 from maskbench.runtime import collectives
 from maskbench.training.data_order import epoch_order
 from maskbench.training.microbatches import mean_outputs
@@ -86,13 +86,18 @@ def add_to_sums(
 ) -> float | None:
     """Add a step to the running sums of the epoch; the loss as a number where it is read, on CPU always."""
     grid = state.head.encoder.grid
-    ratio = torch.cat([realised_ratio(each.examples.views[0], grid).double() for each in inputs])
+    views = [each.examples.views[0] for each in inputs]
+    ratio = torch.cat([realised_ratio(view, grid).double() for view in views])
+    empty = torch.cat([hides_nothing(view, grid) for view in views]).sum()
+    full = torch.cat([shows_nothing(view) for view in views]).sum()
     loss, logs = mean_outputs(outputs)
     state.loss_sum += loss
     for name, log in logs.items():
         state.log_sums[name] = log + state.log_sums[name] if name in state.log_sums else log
-    sums = torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum()])
-    state.ratio_sums += collectives.all_reduce_sum(sums)
+    sums = torch.stack([torch.ones_like(ratio).sum(), ratio.sum(), ratio.square().sum(), empty.double(), full.double()])
+    sums = collectives.all_reduce_sum(sums)
+    state.ratio_sums += sums[:3]
+    state.useless_sums += sums[3:]
     if not read_loss and loss.device.type != "cpu":
         return None
     value = loss.item()

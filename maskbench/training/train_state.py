@@ -30,6 +30,8 @@ class TrainState:
         loss_sum: Over the steps of the epoch under way.
         log_sums: Likewise, of the objective's logs.
         ratio_sums: (3,) over all images so far: count, sum and sum of squares of the realised ratio.
+        useless_sums: (2,) likewise, images whose mask hides nothing, and everything. NaN in runs that an older version
+            began, which did not count them.
     """
 
     head: Head
@@ -41,6 +43,7 @@ class TrainState:
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     log_sums: dict[str, Tensor] = field(default_factory=dict)
     ratio_sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    useless_sums: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
 
     @property
     def trains_strategy(self) -> bool:
@@ -53,7 +56,7 @@ class TrainState:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
-        plain = ("step", "curve", "loss_sum", "log_sums", "ratio_sums")
+        plain = ("step", "curve", "loss_sum", "log_sums", "ratio_sums", "useless_sums")
         return {
             **{name: each.state_dict() for name, each in self._stateful().items()},
             **{name: getattr(self, name) for name in plain},
@@ -67,6 +70,7 @@ class TrainState:
         device = self.loss_sum.device
         self.loss_sum = state["loss_sum"].clone().to(device)
         self.ratio_sums = state["ratio_sums"].clone().to(device)
+        self.useless_sums = state.get("useless_sums", torch.full_like(self.useless_sums, torch.nan)).clone().to(device)
         self.log_sums = {name: value.clone().to(device) for name, value in state["log_sums"].items()}
 
 
@@ -85,6 +89,7 @@ def initial_state(config: RunConfig, head: Head, strategy: Strategy, module: nn.
         teacher,
         loss_sum=torch.zeros((), device=device),
         ratio_sums=torch.zeros(3, dtype=torch.float64, device=device),
+        useless_sums=torch.zeros(2, dtype=torch.float64, device=device),
     )
 
 

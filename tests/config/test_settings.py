@@ -166,3 +166,39 @@ def test_nothing_here_needs_torch() -> None:
     code = "import sys, maskbench, maskbench.config.settings, maskbench.analysis.results; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
+
+
+SIX_DEEP = {"depth": 6}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"model.name": "vit_small_patch16_224"}, {}),
+        ({"model.name": "vit_small_patch16_224", "model.kwargs": SIX_DEEP}, SIX_DEEP),
+        ({"model.kwargs": SIX_DEEP, "model.name": "vit_small_patch16_224"}, SIX_DEEP),
+        ({"model.kwargs.depth": 6, "model.name": "vit_small_patch16_224"}, SIX_DEEP),
+        ({"model.name": "vit_small_patch16_224", "model.kwargs.depth": 6}, SIX_DEEP),
+        ({"model.kwargs": SIX_DEEP, "model": {"name": "vit_small_patch16_224"}}, SIX_DEEP),
+        ({"model": {"name": "vit_small_patch16_224"}, "model.kwargs": SIX_DEEP}, SIX_DEEP),
+        ({"model": {"name": "vit_small_patch16_224"}}, {}),
+        ({"model": {"kwargs": SIX_DEEP}}, SIX_DEEP),
+        ({"model.kwargs.depth": 6}, {"embed_dim": 96, "depth": 6, "num_heads": 3}),
+    ],
+)
+def test_the_order_of_a_models_settings_does_not_matter(overrides: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The preset's arguments go with its model; what is given beside the name stays."""
+    merged = parse_config(merge(load_preset("quick"), overrides))
+    assert merged.model.kwargs == expected
+    assert merged.model.patch_size == 4, "the preset's"
+
+
+@pytest.mark.parametrize("dotted_first", [True, False])
+@pytest.mark.parametrize("component", ["strategy", "objective"])
+def test_parameters_belong_to_the_component_that_is_named_beside_them(component: str, dotted_first: bool) -> None:
+    name, parameter = {"strategy": ("block", "smallest"), "objective": ("simmim", "error")}[component]
+    overrides = {f"{component}.parameters.{parameter}": 4, component: name}
+    if not dotted_first:
+        overrides = dict(reversed(overrides.items()))
+    found = getattr(parse_config(merge(load_preset("quick"), overrides)), component)
+    assert (found.name, found.parameters) == (name, {parameter: 4})

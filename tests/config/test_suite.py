@@ -1,6 +1,7 @@
 """Suites: what a grid holds, in which order, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -118,3 +119,19 @@ def test_the_file_shown_in_the_docs_is_one(tmp_path: Path) -> None:
     assert set(yaml.safe_load(shown)) == set(Suite.model_fields), "every key is shown"
     assert len(expand_suite(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
     assert len(expand_trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"patch_size": 8}, ("vit_tiny_patch16_224", 8, {"embed_dim": 96, "depth": 4, "num_heads": 3})),
+        ({"name": "vit_tiny_patch16_224"}, ("vit_tiny_patch16_224", 4, {})),
+        ({"name": "vit_small_patch16_224", "patch_size": 8}, ("vit_small_patch16_224", 8, {})),
+        ({"kwargs": {"depth": 2}}, ("vit_tiny_patch16_224", 4, {"depth": 2})),
+    ],
+)
+def test_what_a_suites_model_leaves_out_is_the_presets(model: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    """As by flags: a name alone resets the arguments, and nothing else."""
+    suite = Suite.model_validate({"strategies": ["random"], "models": [model]})
+    for config in expand_suite("mine", suite, {}):
+        assert (config.model.name, config.model.patch_size, config.model.kwargs) == expected

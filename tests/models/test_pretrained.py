@@ -129,6 +129,33 @@ def barlow(state: State) -> Any:
     return in_training(model=prefixed(prefixed(state, "backbone.") | rest, "module."))
 
 
+def ijepa(state: State) -> Any:
+    """The target encoder is the one that is evaluated (arXiv 2301.08243, appendix A.1)."""
+    context = prefixed({**tiny_vit(1).state_dict()}, "module.")
+    predictor = {"module.predictor_embed.weight": torch.ones(8, 32)}
+    return in_training(encoder=context, predictor=predictor, target_encoder=prefixed(state, "module."), opt={})
+
+
+def compiled_blocks(state: State) -> Any:
+    return {name.replace("blocks.0.", "blocks.0._orig_mod."): value for name, value in state.items()}
+
+
+def dinov2_chunks(state: State) -> State:
+    """Blocks in chunks of one, each with its number in the whole."""
+    state = renamed(renamed(state, "blocks.1.", "blocks.1.1."), "blocks.0.", "blocks.0.0.")
+    heads = {"dino_head.mlp.0.weight": torch.ones(8, 32), "ibot_head.last_layer.weight_g": torch.ones(4, 1)}
+    return prefixed({**state, "mask_token": torch.ones(1, 32)}, "backbone.") | heads
+
+
+def dinov2(state: State) -> Any:
+    return {"teacher": dinov2_chunks(state)}
+
+
+def dinov2_training(state: State) -> Any:
+    student = prefixed(dinov2_chunks({**tiny_vit(1).state_dict()}), "student.")
+    return in_training(model=student | prefixed(dinov2_chunks(state), "teacher."), iteration=3)
+
+
 LAYOUTS: dict[str, tuple[Callable[[State], Any], str | None]] = {
     "timm": (lambda state: state, None),
     "classifier": (lambda state: {**state, "head.weight": torch.ones(5, 32), "head.bias": torch.ones(5)}, None),
@@ -141,6 +168,12 @@ LAYOUTS: dict[str, tuple[Callable[[State], Any], str | None]] = {
     "gmml": (gmml, "SiT_model"),
     "simmim": (simmim, "model"),
     "barlow": (barlow, "model"),
+    "i-jepa": (ijepa, "target_encoder"),
+    "compiled": (lambda state: prefixed(state, "_orig_mod."), None),
+    "compiled, several processes": (lambda state: prefixed(state, "module._orig_mod."), None),
+    "compiled blocks": (compiled_blocks, None),
+    "dinov2": (dinov2, "teacher"),
+    "dinov2, in training": (dinov2_training, "model.teacher"),
 }
 
 
@@ -160,6 +193,46 @@ def test_every_layout_gives_the_tokens_of_timm(layout: str, tmp_path: Path) -> N
     assert foreign.has_class_token and foreign.qkv_bias and foreign.mlp_ratio == 4
     assert foreign.state.keys() == vit.state_dict().keys()
     assert_same(built(foreign, foreign.grid, heads=2), vit, images())
+
+
+def test_registers_of_dinov2_stand_between_class_and_patches(tmp_path: Path) -> None:
+    """Its sequence: class token and patches get positions, then registers, which have none, come between."""
+    vit = tiny_vit(reg_tokens=2, no_embed_class=True)
+    state = vit.state_dict()
+    place = torch.randn(1, 1, 32)
+    theirs = {name: value for name, value in state.items() if name != "reg_token"}
+    theirs |= {"register_tokens": state["reg_token"], "cls_token": state["cls_token"] - place}
+    theirs["pos_embed"] = torch.cat([place, state["pos_embed"]], 1)
+    torch.save(theirs, tmp_path / "weights.pth")
+    foreign = read_encoder(str(tmp_path / "weights.pth"))
+    assert foreign.grid == Grid(4, 4, 4)
+    assert_same(built(foreign, foreign.grid, heads=2), vit, images())
+
+
+def test_two_weights_of_one_name_are_refused(tmp_path: Path) -> None:
+    state = tiny_vit().state_dict()
+    torch.save({**state, "_orig_mod.cls_token": state["cls_token"]}, tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match="holds both cls_token and _orig_mod.cls_token; save the model's state dict"):
+        read_encoder(str(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_not_finite_are_refused(value: float, suffix: str, tmp_path: Path) -> None:
+    state, path = tiny_vit().state_dict(), tmp_path / f"weights{suffix}"
+    state["blocks.1.mlp.fc1.weight"][3, 4] = value
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    with pytest.raises(UsageError, match=r"has weights that are not finite \(blocks.1.mlp.fc1.weight\): its training"):
+        read_encoder(str(path))
+
+
+def test_what_was_taken_from_a_file_is_said(tmp_path: Path) -> None:
+    torch.save(ijepa(tiny_vit().state_dict()), tmp_path / "jepa.pth")
+    foreign = read_encoder(str(tmp_path / "jepa.pth"))
+    expected = "read target_encoder; its positions are assumed to be those of 4 x 4 patches of 4 pixels"
+    assert foreign.assumed == f"{tmp_path}/jepa.pth: {expected}"
+    torch.save(tiny_vit().state_dict(), tmp_path / "plain.pth")
+    assert "read the whole file" in str(read_encoder(str(tmp_path / "plain.pth")).assumed)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".ckpt", ".weights"])
@@ -384,9 +457,9 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda state: prefixed(state, "backbone.") | {"neck.weight": torch.ones(2)},
         "no plain timm VisionTransformer has: neck.weight",
     ),
-    "in chunks": (
-        lambda state: renamed(state, "blocks.", "blocks.0."),
-        "VisionTransformer has: blocks.0.0.norm1.weight",
+    "in chunks that each count from 0": (
+        lambda state: renamed(renamed(state, "blocks.0.", "blocks.0.0."), "blocks.1.", "blocks.1.0."),
+        "holds both blocks.0.0.norm1.weight and blocks.1.0.norm1.weight; save the model's state dict alone",
     ),
     "a bias of queries alone": (
         lambda state: {**state, "blocks.0.attn.q_bias": torch.ones(32)},
