@@ -26,7 +26,10 @@ class HardestFirst(Strategy):
     """What the two have in common.
 
     Wang et al., "Hard Patches Mining for Masked Image Modeling", CVPR 2023, arXiv 2304.05919: of the count, the share
-    `hardest` * progress, so more of them as training goes on, is the hardest; the rest is drawn at random.
+    `hardest` * progress, so more of them as training goes on, is the hardest; the rest is drawn at random. Deviation:
+    the share grows with every step; the reference's is constant within an epoch, at the value that is reached here when
+    the epoch ends. The difference is at most count * `hardest` / epochs patches, 0.37 of 147 in 200 epochs, before both
+    are rounded down.
 
     Attributes:
         ratio: Share of the patches masked, in (0, 1).

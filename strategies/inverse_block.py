@@ -1,13 +1,13 @@
 """Showing blocks instead of hiding them (data2vec 2.0, CAPI)."""
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from maskbench.strategy import Context, Ratio, Strategy, Tensor, View, dataclass, hide, register
+from maskbench.strategy import Context, Grid, Ratio, Strategy, Tensor, View, dataclass, hide, register
 
 
 @register("inverse-block")
@@ -17,14 +17,19 @@ class InverseBlock(Strategy):
 
     Baevski, Babu, Hsu, Auli, "data2vec 2.0", ICML 2023, arXiv 2212.07525: squares of `side` patches a side around
     centres drawn with replacement, `adjust` more than the visible share would need, then single patches added or
-    removed at random until the count is met. No deviation known; the reference's 16 masks for each image belong to the
-    objective.
+    removed at random until the count is met. An even side reaches one patch further up and left than down and right. As
+    published, small grids have no square at all (by default 5 x 5 patches and fewer), so that single patches are seen.
+    Deviations: counts are exact, where the reference's floating-point product sometimes loses one (of 5 x 5 patches it
+    shows 4, here 5; of 10 x 10 it shows 19, here 20); grids need not be square. The reference's 16 masks for each image
+    belong to the objective.
 
     Attributes:
         ratio: Share of the patches masked, in (0, 1).
         side: Side of the squares in patches, 1 or more.
         adjust: Share of the patches, in [0, 1), by which the squares' total area exceeds the share seen.
     """
+
+    version: ClassVar[int] = 2  # 1 drew a square at least, and even sides reached down and right
 
     ratio: Ratio = 0.8
     side: Annotated[int, Field(ge=1)] = 3
@@ -33,11 +38,15 @@ class InverseBlock(Strategy):
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
         visible = grid.size - grid.count(self.ratio)
-        centres = max(1, int(grid.size * (1 - self.ratio + self.adjust) / self.side**2))
+        # As in Grid.count: 1e-9 absorbs the rounding of products that are whole numbers.
+        centres = int(grid.size * (1 - self.ratio + self.adjust) / self.side**2 + 1e-9)
         marks = torch.zeros(len(images), grid.size, device=images.device)
-        marks.scatter_(1, context.integers(grid.size, centres), 1.0)
+        if centres:
+            marks.scatter_(1, context.integers(grid.size, centres), 1.0)
+        # A patch is seen if a centre lies up to `after` before it or up to `before` behind it.
         before = self.side // 2
-        padded = F.pad(marks.view(-1, 1, grid.rows, grid.cols), (before, self.side - 1 - before) * 2)
+        after = self.side - 1 - before
+        padded = F.pad(marks.view(-1, 1, grid.rows, grid.cols), (after, before) * 2)
         blocks = F.max_pool2d(padded, self.side, stride=1).flatten(1)
         hidden = ~hide(2 * blocks + context.uniform(grid.size), visible)
         return View(images, hidden, length=visible)
@@ -49,13 +58,17 @@ class InverseBlockRoll(Strategy):
     """Shows one block that may run over the edge and come back on the other side: every patch is seen equally often.
 
     Darcet et al., "Cluster and Predict Latent Patches for Improved Masked Image Modeling" (CAPI), 2025, arXiv
-    2502.08769: the block's aspect is log-uniform in [1 / aspect, aspect], it is cut in raster order to the count, and
-    rolled around the torus. Deviation: the count is the common one (`Grid.count`), one patch more hidden at most.
+    2502.08769: the block's aspect is log-uniform in the part of [1 / aspect, aspect] in which the block fits the grid,
+    it is cut in raster order to the count, and rolled around the torus. Deviations: the count is the common one
+    (`Grid.count`), one patch more hidden at most; where no aspect of the range fits (a grid much longer than wide), the
+    nearest that does is taken, and the reference fails.
 
     Attributes:
         ratio: Share of the patches masked, in (0, 1).
         aspect: Largest ratio of the block's sides, 1 or more.
     """
+
+    version: ClassVar[int] = 2  # 1 drew from the whole range and cut what did not fit: too many full-height blocks
 
     ratio: Ratio = 0.65
     aspect: Annotated[float, Field(ge=1)] = 2.0
@@ -63,8 +76,8 @@ class InverseBlockRoll(Strategy):
     def __call__(self, images: Tensor, context: Context) -> View:
         grid = context.grid
         visible = grid.size - grid.count(self.ratio)
-        aspect = torch.exp((2 * context.uniform(1) - 1) * math.log(self.aspect))
-        aspect = aspect.clamp(visible / grid.cols**2, grid.rows**2 / max(visible, 1))  # both sides fit the grid
+        low, high = self.log_aspects_that_fit(grid, max(visible, 1))
+        aspect = torch.exp(low + (high - low) * context.uniform(1))
         height = (visible * aspect).sqrt().ceil().clamp(max=grid.rows).long()
         width = (visible / aspect).sqrt().ceil().clamp(max=grid.cols).long()
         token = torch.arange(grid.size, device=images.device)
@@ -72,3 +85,9 @@ class InverseBlockRoll(Strategy):
         col = (token % grid.cols - context.integers(grid.cols, 1)) % grid.cols
         seen = (row < height) & (col < width) & (row * width + col < visible)
         return View(images, ~seen, length=visible)
+
+    def log_aspects_that_fit(self, grid: Grid, area: int) -> tuple[float, float]:
+        """The least and the largest logarithm of height / width, such that blocks of `area` patches fit the grid."""
+        widest, highest = math.log(area / grid.cols**2), math.log(grid.rows**2 / area)
+        limit = math.log(self.aspect)
+        return max(widest, min(-limit, highest)), min(highest, max(limit, widest))

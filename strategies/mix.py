@@ -16,7 +16,8 @@ class Mix(Strategy):
     (first named MixMIM), CVPR 2023, arXiv 2205.13137: half of the cells of 32 px, that is 2 patches of 16. Deviations,
     for which it is experimental: the reference keeps attention within each source and recovers both images from one
     encoding; here attention crosses sources and an image's own cells alone are recovered. Partners are drawn among 32
-    neighbours, where the reference reverses the batch. Whole cells round the count up, 0.5 to 25 of 49.
+    neighbours, where the reference reverses the batch. Counts of whole cells are rounded up, the reference's down: of
+    49 cells 25 show the other image (51.0 %), there 24 (49.0 %); of an even number of cells both take half.
 
     Attributes:
         ratio: Share of the image that shows the other one and is to be recovered, in (0, 1).

@@ -26,6 +26,10 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("scale", scale)
 
 
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 @register("noise")
 @dataclass(frozen=True, kw_only=True)
 class Noise(Strategy):
@@ -71,18 +75,20 @@ class Noise(Strategy):
         signal, sigma, weight = (value[:, None, None] for value in self.draw_level(context))
         if self.space == "pixel":
             signal, sigma, weight = signal[..., None], sigma[..., None], weight[..., None]
-            noisy = signal * images + sigma * context.normal(*images.shape[1:]).to(images.dtype)
-            return View(noisy, terms=(Term(weight=weight),), condition=sigma.flatten())
+            noisy = signal * images + sigma * context.normal(*images.shape[1:])
+            return View(noisy.to(images.dtype), terms=(Term(weight=weight),), condition=sigma.flatten())
         grid, fitted = context.grid, context.module
         assert isinstance(fitted, PrincipalComponents), "fitted by build"
-        kept = fitted.basis[:, : self.components]
-        latent = (grid.patchify(images) - fitted.mean) @ kept
+        patches = _at_least_float32(grid.patchify(images))
+        kept = fitted.basis[:, : self.components].to(patches.dtype)
+        latent = (patches - fitted.mean) @ kept
         latent = signal * latent + sigma * fitted.scale * context.normal(*latent.shape[1:])
         noisy = grid.unpatchify(latent @ kept.T + fitted.mean).to(images.dtype)
 
         def components(picture: Tensor) -> Tensor:
             """A patch's components in place of its values, which keeps squared distances."""
-            return grid.unpatchify(grid.patchify(picture) @ fitted.basis)
+            patches = _at_least_float32(grid.patchify(picture))
+            return grid.unpatchify(patches @ fitted.basis.to(patches.dtype))
 
         first = torch.arange(len(fitted.basis), device=images.device) < self.components
         weight = weight * torch.where(first, 1.0, self.rest).expand(len(images), grid.size, -1)

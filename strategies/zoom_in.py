@@ -11,6 +11,9 @@ from maskbench.strategy import Context, Ratio, Share, Strategy, Tensor, Term, Vi
 class WiderCrop(Strategy):
     """What both have in common: the prediction is read as a wider crop, of which the encoder sees the centre.
 
+    Deviation: positions and tokens are those of the objective, by default 2-D sine-cosine tables, trainable in the
+    encoder, and a class token, where the reference has a fixed 1-D table in both networks and no class token.
+
     Attributes:
         inner: Weight of the centre's loss, in [0, 1]; the border's is 1 minus it.
     """
@@ -68,7 +71,7 @@ class ZoomInMask(WiderCrop):
     Tian et al., "Beyond Masking: Demystifying Token-Based Pre-Training for Vision Transformers", 2022, arXiv
     2203.14313: the integrated task. The prediction, magnified to the wider crop, must match the hidden patches at its
     centre (weight `inner`) and the four border strips around it (1 - `inner` times the sum of their mean errors). Areas
-    are resized by adaptive average pooling, as in the reference. No deviation known.
+    are resized by adaptive average pooling, as in the reference.
 
     Attributes:
         ratio: Share of the patches masked, in (0, 1).

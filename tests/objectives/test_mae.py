@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskbench.core.grid import Grid
 from maskbench.core.view import View, complete
@@ -163,3 +163,12 @@ def test_only_the_decoder_is_told_the_noise_level_and_only_where_it_asks() -> No
         assert same == ([True, False, False] if conditioned else [True] * 3)
         encoded = [head.encoder(view.images, view.present, view.replaced, view.length) for view in (quiet, loud)]
         assert torch.equal(encoded[0].patches, encoded[1].patches)
+
+
+def test_only_the_decoders_last_norm_has_another_epsilon_than_the_reference() -> None:
+    epsilons = {name: m.eps for name, m in head_for().named_modules() if isinstance(m, nn.LayerNorm)}
+    assert epsilons.pop("norm") == 1e-5 and set(epsilons.values()) == {1e-6}  # 1e-6 in the reference
+    # By how much a token of variance 1 becomes smaller, as docs/objectives.md says.
+    token = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    here, there = (torch.nn.functional.layer_norm(token, (2,), eps=eps) for eps in (1e-5, 1e-6))
+    assert (1 - here / there).mean().item() == pytest.approx(4.5e-6, rel=1e-3)

@@ -1,5 +1,6 @@
 """MFM, against the full Fourier transform of numpy."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,26 @@ def the_inside_or_the_outside_of_a_hard_circle_is_removed(lab: Lab) -> None:
             after = waves(shown(lab, images, grid, high=high, radius=radius))
             assert np.abs(after[..., ~kept & certain]).max() < 1e-5
             np.testing.assert_allclose(after[..., kept & certain], before[..., kept & certain], rtol=0, atol=1e-4)
+
+
+def inside_by_rule(height: int, width: int, radius: int) -> np.ndarray:
+    """(H, W) bool: frequencies within a circle of `radius` cycles over the height, in whole numbers, one by one."""
+    inside = np.zeros((height, width), bool)
+    for down, across in itertools.product(range(height), range(width)):
+        down_cycles, across_cycles = min(down, height - down), min(across, width - across)
+        inside[down, across] = (down_cycles * width) ** 2 + (across_cycles * height) ** 2 < (radius * width) ** 2
+    return inside
+
+
+@notices()
+def frequencies_on_the_circle_itself_are_outside(lab: Lab) -> None:
+    for tokens in ((14, 14), (8, 8), (8, 16), (4, 4)):
+        grid = Grid(*tokens, 4)
+        height, width = grid.image_size
+        lost = np.abs(waves(shown(lab, noise(1, grid), grid, high=1.0, radius=4 / height)))[0].max(0) < 1e-5
+        assert np.array_equal(lost, inside_by_rule(height, width, 4)), tokens
+    lost = np.abs(waves(shown(lab, noise(1, PUBLISHED), PUBLISHED, high=1.0)))[0].max(0) < 1e-5
+    assert np.array_equal(lost, inside_by_rule(224, 224, 16)) and lost.sum() == 793
 
 
 @notices("shift")

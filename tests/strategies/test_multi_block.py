@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import Counter
 from functools import cache
 
@@ -11,6 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from maskbench.core.context import Context
 from maskbench.core.grid import Grid
 from maskbench.core.view import View
 from maskbench.strategy import REGISTRY
@@ -174,6 +176,49 @@ def unions_of_two_targets_follow_the_law_of_independent_places(lab: Lab) -> None
     assert set(found) <= set(law)
     expected = [4096 * ways / law.total() for ways in law.values()]
     assert stats.chisquare([found[mask] for mask in law], expected).pvalue > 1e-4
+
+
+@cache
+def split_by_rule(images: int, rows: int, cols: int, step: int) -> tuple[Tensor, Tensor]:
+    """(B, N) bool each, seen and to be recovered: one block placed after another, until enough is seen."""
+    grid, chance, least = Grid(rows, cols, 1), random.Random(step), min(10, int(rows * cols * 10 / 196))
+    context = Context(grid, torch.arange(1), seed=0, epoch=0, step=step)
+    small, large = context.uniform(2, scope="batch")[0].tolist()  # what the whole batch shares
+    target_size = shorter(int(rows * cols * (0.15 + 0.05 * small)), 0.75 + 0.75 * small, grid)
+    whole_size = shorter(int(rows * cols * (0.85 + 0.15 * large)), 1, grid)
+
+    def place(height: int, width: int) -> set[int]:
+        top, left = chance.randrange(rows - height), chance.randrange(cols - width)
+        return {row * cols + col for row in range(top, top + height) for col in range(left, left + width)}
+
+    seen, target = np.zeros((2, images, rows * cols), bool)
+    for shown, recovered in zip(seen, target, strict=True):
+        targets, tries = [place(*target_size) for _ in range(4)], 0
+        while True:
+            left = place(*whole_size).difference(*targets[: 4 - tries // 20])
+            if len(left) > least:
+                break
+            tries += 1
+        shown[list(left)] = True
+        recovered[list(set().union(*targets) - left)] = True
+    return torch.from_numpy(seen), torch.from_numpy(target)
+
+
+@notices("flip", "shift", "share")
+def images_that_show_too_little_are_drawn_again(lab: Lab) -> None:
+    for (rows, cols), step in itertools.product(((14, 14), (8, 8), (8, 16), (4, 4), (4, 16)), range(2)):
+        seen, target, _ = parts(lab.view("multi-block", 2048, Grid(rows, cols, 1), step=step))
+        expected = split_by_rule(2000, rows, cols, step)
+        assert (seen.sum(1) > min(10, rows * cols * 10 // 196)).all()
+        for found, reference in zip((seen, target), expected, strict=True):
+            share = (found.double().mean(0) + reference.double().mean(0)) / 2
+            sd = (share * (1 - share) * (1 / 2048 + 1 / 2000)).sqrt()  # two binomials; each beyond 5: 6e-7
+            difference = found.double().mean(0) - reference.double().mean(0)
+            assert (difference.abs() <= 5 * sd).all(), (rows, cols, step)
+            counts = [masks.sum(1).bincount(minlength=rows * cols) for masks in (found, reference)]
+            table = np.stack([count.numpy() for count in counts])
+            often = table[:, table.sum(0) >= 20]
+            assert often.shape[1] < 2 or stats.chi2_contingency(often).pvalue > 1e-5, (rows, cols, step)
 
 
 @notices("flip")
