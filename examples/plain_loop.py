@@ -51,13 +51,8 @@ def main(strategy: str) -> None:
     for step in range(31):
         images = draw_images(step)
         view = maskbench.degrade(strategy, images, patch_size=PATCH, seed=0, epoch=step)
-        (term,) = view.terms  # what to recover: (B, 3, H, W), and the weight of each patch (B, N) or of each pixel
         prediction = model(view.images, view.hidden)
-        weight = term.weight
-        if weight.ndim == 2:  # from patches to pixels
-            weight = weight.view(BATCH, 1, SIDE // PATCH, -1).repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
-        weight = weight.expand_as(prediction)
-        loss = (weight * (prediction - term.target).abs()).sum() / weight.sum()
+        loss = maskbench.recovery_loss(prediction, view, patch_size=PATCH, error="l1")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

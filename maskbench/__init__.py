@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from maskbench.api import run as run
     from maskbench.strategy import register as register
     from maskbench.training.degrade import degrade as degrade
+    from maskbench.training.masking import Masking as Masking
+    from maskbench.training.recovery_loss import patch_losses as patch_losses
+    from maskbench.training.recovery_loss import recovery_loss as recovery_loss
 
 _PUBLIC = {
+    "Masking": "maskbench.training.masking",
     "create_strategy": "maskbench.api",
     "degrade": "maskbench.training.degrade",
     "list_strategies": "maskbench.api",
     "load_encoder": "maskbench.api",
     "load_results": "maskbench.analysis.results",
     "run": "maskbench.api",
+    "patch_losses": "maskbench.training.recovery_loss",
+    "recovery_loss": "maskbench.training.recovery_loss",
     "register": "maskbench.strategy",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -257,4 +257,5 @@ def _settings(record: RunRecord) -> dict[str, str]:
             flat[prefix] = json.dumps(value).strip('"')
 
     flatten("", config)
-    return {**LATER_SETTINGS, **flat}
+    later = {path: json.dumps(usual).strip('"') for path, usual in LATER_SETTINGS.items()}
+    return {**later, **flat}

@@ -4,6 +4,7 @@ Command-line options, `--set`, presets and the settings reference all follow fro
 that a mistake is answered at once.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -174,7 +175,7 @@ class Tuning(Section):
 
 # Settings that came after runs were recorded, with the value that those runs had. With that value a setting is no part
 # of a run's identity.
-LATER_SETTINGS = {"train.optimizer": "adamw"}
+LATER_SETTINGS: dict[str, Any] = {"train.optimizer": "adamw", "objective.parameters.norm_last_layer": True}
 
 
 class RunConfig(Section):
@@ -223,9 +224,10 @@ class RunConfig(Section):
         del content["system"]["device"], content["system"]["workers"]
         del content["data"]["memory_gib"], content["train"]["accumulate"]
         for path, usual in LATER_SETTINGS.items():
-            section, name = path.split(".")
-            if content[section][name] == usual:
-                del content[section][name]
+            *sections, name = path.split(".")
+            section = functools.reduce(dict.__getitem__, sections, content)
+            if section.get(name) == usual:
+                del section[name]
         if self.objective.name == "external":  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
         content["data"].pop("data_dir", None)

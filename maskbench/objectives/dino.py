@@ -21,9 +21,9 @@ class Dino(Distillation):
     sees. Teacher: the moving average of encoder and projection head, its momentum rising from `momentum` to 1 along a
     half cosine; it sees the clean crops. Projection head: `layers` linear layers with GELU, to `hidden` and at last to
     `bottleneck`, at unit length, then cosines with `prototypes` vectors of unit length, which stay as they are for the
-    first `frozen` share of the training. Targets: softmax of the teacher's output after its running mean (momentum
-    `centring`) is subtracted, at a temperature that rises linearly from `teacher_temperature_start` to
-    `teacher_temperature` over the `warmup` share of the training.
+    first `frozen` share of the training; with `norm_last_layer=false` their lengths are trained. Targets: softmax of
+    the teacher's output after its running mean (momentum `centring`) is subtracted, at a temperature that rises
+    linearly from `teacher_temperature_start` to `teacher_temperature` over the `warmup` share of the training.
     """
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:

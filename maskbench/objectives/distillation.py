@@ -48,6 +48,7 @@ class Distillation(TwoCrops):
     warmup: Momentum = 0.3
     centring: Momentum = 0.9
     frozen: Momentum = 0.01
+    norm_last_layer: bool = True
     local_crops: Annotated[int, Field(ge=0, le=32)] = 0
     local_size: Scale = 96 / 224
     local_scale: tuple[Scale, Scale] = (0.05, 0.25)
@@ -65,13 +66,16 @@ class Distillation(TwoCrops):
                 f"objective {self.name} needs a class token, which this model has not; choose another model"
             )
 
-    def build_projection_head(self, encoder: Encoder) -> ProjectionHead:
+    def build_projection_head(self, encoder: Encoder, mlp: nn.Sequential | None = None) -> ProjectionHead:
+        """mlp: that of another head, to share it."""
         return ProjectionHead(
             encoder.width,
             hidden=self.hidden,
             bottleneck=self.bottleneck,
             layers=self.layers,
             prototypes=self.prototypes,
+            norm_last_layer=self.norm_last_layer,
+            mlp=mlp,
         )
 
 

@@ -25,13 +25,15 @@ class Ibot(Distillation):
 
     Zhou et al., "iBOT: Image BERT Pre-Training with Online Tokenizer", ICLR 2022, arXiv 2111.07832; AttMask's first
     setting. The error over an image's hidden tokens is averaged, and then over images, those with nothing hidden
-    counting as 0. `shared`: one projection head for class token and patches, as published for ViT. `token_weight`:
-    of the masked-token loss. `token_temperature_start`, `token_temperature`: the teacher's for patches. All other
-    parameters are those of `dino`. Tokens that the strategy drops are left out of the student's sequence. Deviations:
-    colours (maskbench.data.color_jitter); the running mean of patches is that of the hidden ones, which alone are
-    projected, where the reference's is that of all.
+    counting as 0. `shared`: one projection head for class token and patches, as published for ViT; otherwise patches
+    have prototypes of their own behind the same linear layers. `token_weight`: of the masked-token loss.
+    `token_temperature_start`, `token_temperature`: the teacher's for patches. All other parameters are those of `dino`.
+    Tokens that the strategy drops are left out of the student's sequence. Deviations: colours
+    (maskbench.data.color_jitter); the running mean of patches is that of the hidden ones, which alone are projected,
+    where the reference's is that of all.
     """
 
+    version: ClassVar[int] = 3  # 2 had two projection heads with nothing in common where `shared` is False
     learns_from: ClassVar[LearnsFrom] = "tokens"
 
     shared: bool = True
@@ -42,7 +44,7 @@ class Ibot(Distillation):
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
         self.ensure_class_token(encoder)
         of_class = self.build_projection_head(encoder)
-        of_patch = of_class if self.shared else self.build_projection_head(encoder)
+        of_patch = of_class if self.shared else self.build_projection_head(encoder, of_class.mlp)
         return IbotHead(self, Student(encoder, of_class, of_patch), self.recipe(channels))
 
 

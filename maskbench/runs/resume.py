@@ -97,7 +97,9 @@ class ResumeState:
             return False
         if content.get("format") != FORMAT:
             raise UsageError(f"{checkpoints.newest} was written by another version of maskbench; --force starts afresh")
-        before = {**LATER_SETTINGS, **flatten(content["identity"])}
+        known = flatten(self.identity)
+        later = {path: usual for path, usual in LATER_SETTINGS.items() if path in known}
+        before = {**later, **flatten(content["identity"])}
         differences = list_differences(self.identity, before, but=MAY_DIFFER)
         if differences:
             raise UsageError(

@@ -21,8 +21,10 @@ from maskbench.training.degrade_arguments import (
     share,
     whole_number,
 )
+from maskbench.training.outside_compilation import outside_compilation
 
 
+@outside_compilation
 def degrade(
     name_or_strategy: str | Strategy,
     images: Tensor,
@@ -46,7 +48,8 @@ def degrade(
 
     The random draws of an image depend on (seed, epoch, its number) alone, so every epoch draws anew, and an image gets
     the same mask in any batch. Without `index` the images of a batch are numbered from 0: every batch of an epoch then
-    gets the same masks.
+    gets the same masks. Inside `torch.compile` it runs uncompiled: call it before the compiled function to keep that in
+    one piece (`fullgraph=True`).
 
     Args:
         name_or_strategy: A registered name, or a strategy.

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from maskbench.config.resolve import load_preset
 from maskbench.config.settings import RunConfig
 from maskbench.core.grid import Grid
 from maskbench.core.view import View, complete
@@ -153,9 +154,10 @@ def plain_projector(projector: ProjectionHead, token: list[float]) -> list[float
             token = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in token]
     length = math.sqrt(sum(x * x for x in token))
     cosines = []
-    for prototype in projector.prototypes.tolist():
+    for number, prototype in enumerate(projector.prototypes.tolist()):
         norm = math.sqrt(sum(x * x for x in prototype))
-        cosines.append(sum(a * b for a, b in zip(prototype, token, strict=True)) / norm / length)
+        scale = 1.0 if projector.lengths is None else projector.lengths[number].item()
+        cosines.append(scale * sum(a * b for a, b in zip(prototype, token, strict=True)) / norm / length)
     return cosines
 
 
@@ -291,12 +293,14 @@ def test_without_a_warm_up_the_temperature_is_the_final_one() -> None:
 
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "fused"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "separate"])
+@pytest.mark.parametrize("norm_last_layer", [True, False], ids=["norm", "trained"])
 @torch.no_grad()
 def test_ibots_token_loss_is_averaged_over_an_images_hidden_tokens_and_then_over_images(
-    shared: bool, plain: bool
+    norm_last_layer: bool, shared: bool, plain: bool
 ) -> None:
     given = examples(uneven(), (images(4, 8, 8),))
-    settings = {**TEMPERATURES, **TOKEN_TEMPERATURES, "warmup": 0.3, "shared": shared, "token_weight": 0.7}
+    settings = {**TEMPERATURES, **TOKEN_TEMPERATURES, "warmup": 0.3, "shared": shared, "token_weight": 0.7,
+                "norm_last_layer": norm_last_layer}  # fmt: skip
     head = head_for("ibot", plain=plain, **settings)
     precise, precisely = float64_copy(head), float64_examples(given)
     of_class = plain_class_loss(precise, precisely, 0.1 + (0.2 - 0.1) * 0.4)
@@ -352,9 +356,13 @@ def test_nothing_hidden_anywhere_is_no_loss_and_no_trouble() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("name", "shared"), [("dino", None), ("ibot", True), ("ibot", False)])
-def test_the_gradient_agrees_with_finite_differences(name: str, shared: bool | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "shared", "norm"),
+    [("dino", None, True), ("dino", None, False), ("ibot", True, True), ("ibot", False, False)],
+)
+def test_the_gradient_agrees_with_finite_differences(name: str, shared: bool | None, norm: bool) -> None:
     settings = {} if shared is None else {"shared": shared, **TOKEN_TEMPERATURES}
+    settings["norm_last_layer"] = norm
     head = head_for(name, **TEMPERATURES, **settings).eval()
     given = examples(uneven(), (images(4, 8, 8),))
     assert head(given).loss.dtype == torch.float64
@@ -367,6 +375,8 @@ def test_the_gradient_agrees_with_finite_differences(name: str, shared: bool | N
     ]  # fmt: skip
     if student.of_patch is not None:
         checked += [student.of_patch.mlp[2].weight, student.of_patch.prototypes]
+    checked += [lengths for name, lengths in student.named_parameters() if name.endswith("lengths")]
+    assert len(checked) == 10 + 2 * (name == "ibot") + (not norm) * (1 + (shared is False))
     # The error of a central difference is about step^2 and rounding / step = 1e-16 / 1e-6, both below 1e-9.
     step = 1e-6
     for parameter in checked:
@@ -399,7 +409,7 @@ def test_the_teacher_gets_no_gradient_and_all_of_the_student_does(name: str) -> 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_prototypes_have_no_gradient_while_frozen_and_have_after(shared: bool) -> None:
-    head = head_for("ibot", shared=shared, frozen=0.25).eval()
+    head = head_for("ibot", shared=shared, frozen=0.25, norm_last_layer=False).eval()
     projectors = [head.student.of_class, head.student.of_patch]
     for progress, moves in ((0.0, False), (0.2499, False), (0.25, True), (0.9, True)):
         head.zero_grad(set_to_none=True)
@@ -408,6 +418,7 @@ def test_prototypes_have_no_gradient_while_frozen_and_have_after(shared: bool) -
         for projector in projectors:
             assert projector is not None
             assert (projector.prototypes.grad is not None) == moves
+            assert projector.lengths is not None and (projector.lengths.grad is not None) == moves
             assert projector.mlp[0].weight.grad is not None
 
 
@@ -646,6 +657,8 @@ def test_projectors_are_shared_or_separate_in_student_and_teacher() -> None:
         head = head_for("ibot", shared=shared)
         for owner in (head.student, head.teacher_network):
             assert (owner.of_patch is owner.of_class) == shared
+            assert owner.of_patch is not None and owner.of_patch.mlp is owner.of_class.mlp, "as published"
+            assert (owner.of_patch.prototypes is owner.of_class.prototypes) == shared
         apart = {parameter.data_ptr() for parameter in head.student.parameters()}
         assert not apart & {parameter.data_ptr() for parameter in head.teacher.parameters()}
     linears = len([part for part in head_for("dino", layers=1).student.of_class.mlp if isinstance(part, nn.Linear)])
@@ -670,6 +683,36 @@ def test_projector_starts_as_published_and_teacher_as_the_student(shared: bool) 
             bound = 4 * 0.02 / math.sqrt(2 * linear.weight.numel())
             assert abs(linear.weight.std().item() - 0.02) < bound
     assert not head.class_centre.any() and not head.patch_centre.any()
+
+
+def test_the_norms_of_the_last_layer_are_trained_where_the_switch_says_so() -> None:
+    """They start at 1, where the loss is the one without them; they decay like a matrix, and the teacher follows."""
+    torch.manual_seed(0)
+    kept = ProjectionHead(16, hidden=7, bottleneck=6, layers=3, prototypes=5)
+    torch.manual_seed(0)
+    trained = ProjectionHead(16, hidden=7, bottleneck=6, layers=3, prototypes=5, norm_last_layer=False)
+    token = torch.randn(2, 16)
+    assert torch.equal(kept(token), trained(token))
+    assert "lengths" not in kept.state_dict() and trained.state_dict()["lengths"].shape == (5, 1)
+    head = head_for("dino", norm_last_layer=False, momentum=0.5)
+    decayed, _ = ({id(parameter) for parameter in group["params"]} for group in weight_decay_groups(head, 0.05))
+    student, teacher = head.student.of_class.lengths, head.teacher_network.of_class.lengths
+    assert student is not None and teacher is not None and id(student) in decayed
+    expected = (student.detach() + teacher) / 2
+    head.after_step(0.0)
+    torch.testing.assert_close(teacher, expected)
+
+
+@pytest.mark.parametrize("name", ["attmask-dino", "attmask-high-ibot", "attmask-hint-ibot"])
+def test_presets_train_the_norms_of_the_last_layer_as_the_published_commands_do(name: str) -> None:
+    assert load_preset(name)["objective"]["parameters"]["norm_last_layer"] is False
+
+
+def test_runs_that_keep_the_norms_have_the_names_that_they_had() -> None:
+    def identity(**parameters: Any) -> str:
+        return RunConfig(objective={"name": "dino", "parameters": parameters}).identity(1, 2)  # type: ignore[arg-type]
+
+    assert identity() == identity(norm_last_layer=True) != identity(norm_last_layer=False)
 
 
 @torch.no_grad()

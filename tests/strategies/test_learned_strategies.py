@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from maskbench.api import degrade
 from maskbench.core.context import Context
+from maskbench.core.grid import Grid
+from maskbench.core.step_output import StepOutput
 from maskbench.core.view import View, complete
 from maskbench.objective import Examples
 from maskbench.objectives.gmml import Gmml
 from maskbench.runs.plan import build_state, load_data, make_plan
 from maskbench.runtime.stopwatch import Stopwatch
+from maskbench.strategy import REGISTRY
 from maskbench.training.loop import pretrain
 from maskbench.training.step import Loss, Trainer
 from tests.helpers.learned_strategies import GRID, create_ready, encoder, images
@@ -86,3 +89,37 @@ def test_the_network_is_trained_and_saved_with_the_rest(name: str, tmp_path: Pat
     after = state.module.state_dict()
     assert all(not torch.equal(before[key], after[key]) for key in before)
     assert all(torch.equal(after[key], value) for key, value in state.state_dict()["module"].items())
+
+
+@pytest.mark.parametrize("shape", [(6, 1, 16, 24), (6, 3, 16, 16), (6, 5, 16, 24)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", LEARNED)
+def test_images_of_any_float_type(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """The view has the images' type, is that of float32 but for rounding, and gradients reach the network."""
+    strategy = REGISTRY.create(name)
+    grid = Grid(shape[2] // 4, shape[3] // 4, 4)
+    pictures = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    features = torch.randn(6, grid.size, 16, generator=torch.Generator().manual_seed(3)).to(dtype)
+    torch.manual_seed(0)
+    module = strategy.build(pictures, grid, 16)
+    assert module is not None
+
+    def view_and_loss(images: Tensor, features: Tensor) -> tuple[View, Tensor]:
+        context = Context(
+            grid, torch.arange(6), seed=3, epoch=0, step=0, progress=1.0, module=module, signals={"features": features}
+        )
+        view = complete(strategy(images, context), images, grid)
+        patch_loss = torch.rand(6, grid.size, generator=torch.Generator().manual_seed(4)).to(images.dtype)
+        own = strategy.loss(view, StepOutput(images.new_zeros(()), patch_loss), context)
+        assert own is not None
+        return view, own
+
+    view, own = view_and_loss(pictures, features)
+    plain, expected = view_and_loss(pictures.float(), features.float())
+    assert view.images.dtype == dtype and all(term.weight.dtype == dtype for term in view.terms)  # type: ignore[union-attr]
+    torch.testing.assert_close(view.images.float(), plain.images, atol=0.02, rtol=0.02)
+    if view.hidden is not None and plain.hidden is not None:
+        assert torch.equal(view.hidden, plain.hidden)
+    assert own.item() == pytest.approx(expected.item(), rel=0.02)
+    (own.float() + view.images.float().square().mean()).backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in module.parameters())
