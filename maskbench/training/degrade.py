@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskbench.core.context import SIGNALS, Context
+from maskbench.core.context import Context
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed
 from maskbench.core.view import View, complete
-from maskbench.errors import UsageError
 from maskbench.strategy import Strategy
 from maskbench.training.degrade_arguments import (
     ensure_module,
@@ -90,9 +89,6 @@ def degrade(
         "source": source,
     }
     signals = {signal: value for signal, value in possible.items() if value is not None}
-    needed = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
-    for signal in sorted(needed - signals.keys()):
-        raise UsageError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
     ensure_signals_fit(strategy, images, grid, signals)
     ensure_module(module)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskbench.core.context import SIGNALS
 from maskbench.core.grid import Grid
 from maskbench.data.augment import source_margin
 from maskbench.errors import UsageError
@@ -108,7 +109,13 @@ def number_images(images: Tensor, index: object) -> Tensor:
 
 
 def ensure_signals_fit(strategy: Strategy, images: Tensor, grid: Grid, signals: Mapping[str, object]) -> None:
-    """UsageError for a signal that is no tensor, or has another shape, type or device than the images call for."""
+    """UsageError for a signal that is missing, no signal, no tensor, or of another shape, type or device than the
+    images call for."""
+    for name in signals.keys() - SIGNALS.keys():
+        raise UsageError(f"{name!r} is no signal; signals: {', '.join(SIGNALS)}")
+    needed = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
+    for name in sorted(needed - signals.keys()):
+        raise UsageError(f"{strategy.name} needs {name}=..., a tensor: {SIGNALS[name]}")
     for name, value in signals.items():
         _ensure_tensor(name, value)
         assert isinstance(value, Tensor)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskbench import degrade
+from maskbench import Masking, degrade
 from maskbench.core.view import View
 from maskbench.data.augment import source_margin
 from maskbench.errors import UsageError
@@ -113,6 +113,20 @@ def test_a_mistake_is_one_line_in_the_callers_words(changes: dict[str, Any], sai
     with pytest.raises(UsageError, match=said) as refused:
         degrade(**given)
     assert "\n" not in str(refused.value)
+
+
+OF_MASKING = [
+    (changes, said) for changes, said in MISTAKES if changes.keys() & {"images", "patch_size", "seed", "epoch"}
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), OF_MASKING, ids=[said[:32] for _, said in OF_MASKING])
+def test_masking_answers_the_same_mistakes_in_the_same_words(changes: dict[str, Any], said: str) -> None:
+    given = {"images": IMAGES, "patch_size": PATCH, "seed": 0, "epoch": 0, **changes}
+    with pytest.raises(UsageError, match=said):
+        Masking("random", given["images"], patch_size=given["patch_size"], seed=given["seed"])(
+            given["images"], epoch=given["epoch"]
+        )
 
 
 @pytest.mark.parametrize("side", [32, 40, 44])
