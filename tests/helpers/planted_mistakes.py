@@ -180,8 +180,8 @@ STRATEGIES = [
         members="def build(self, sample, grid, dim):\n    sample -= sample.mean()",
     ),
     a_strategy(
-        "a typo in loss", "loss", "outptu", "NameError",
-        FOG, f"{NETWORK}\ndef loss(self, view, output, context):\n    return outptu.loss",
+        "a typo in loss", "loss", "outputs", "NameError",
+        FOG, f"{NETWORK}\ndef loss(self, view, output, context):\n    return outputs.loss",
     ),
     a_strategy(
         "a loss for each image", "loss", "def loss", "by .mean()",
@@ -266,7 +266,7 @@ OBJECTIVES = [
     an_objective("logs with a graph", "step", "def forward", ".detach()", "loss.detach()", "loss"),
     an_objective("forward without return", "step", "def forward", "return StepOutput", "return StepOutput",
         "StepOutput"),
-    an_objective("a typo in forward", "step", "veiw.length", "NameError", "view.length", "veiw.length"),
+    an_objective("a typo in forward", "step", "views.length", "NameError", "view.length", "views.length"),
     an_objective("clean images in place", "inputs unchanged", "def forward", "on a clone", "view = examples.view",
                  "view = examples.view; examples.clean[0].clamp_(-9, 9)"),
     an_objective("numpy's generator", "global generators", "def forward", "use torch", "loss = error.mean()",
