@@ -8,6 +8,8 @@ from torch import nn
 
 from maskbench.config.resolve import load_preset, merge, parse_config
 from maskbench.config.settings import RunConfig
+from maskbench.config.words import settings_of_words
+from maskbench.core.component import Component
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
 from maskbench.strategy import REGISTRY, Strategy
@@ -39,8 +41,9 @@ def run(config: RunConfig | Mapping[str, Any]) -> RunRecord:
     """Pre-train, probe and record one run, as `maskbench run` does. A run that is already recorded is read.
 
     Args:
-        config: A RunConfig, or settings, nested or by dotted path, laid over those of their "preset" (default
-            "quick"): `run({"strategy": "gmml", "train.epochs": 3})`.
+        config: A RunConfig, or settings laid over those of their "preset" (default "quick"). They have the names of the
+            command line, a dotted path, or are nested: `run({"strategy": "gmml", "epochs": 3, "train.betas": [0.9,
+            0.95]})`. A strategy, objective or probe may be an instance: `create_strategy("gmml", fill="zeros")`.
 
     Returns:
         The record, as it stands in `<output>/runs/<run-id>/record.json`.
@@ -53,11 +56,35 @@ def run(config: RunConfig | Mapping[str, Any]) -> RunRecord:
     from maskbench.sweeps.budget import fit_epochs_to_budgets
 
     if not isinstance(config, RunConfig):
-        settings = dict(config)
-        name = settings.pop("preset", "quick")
-        config = parse_config(merge({"output": f"results/{name}", **load_preset(name)}, settings))
+        config = _read_settings(config)
     (fitted,) = fit_epochs_to_budgets([config], lambda function, config: function(config), {})
     return run_one(fitted)
+
+
+def _read_settings(words: Mapping[str, Any]) -> RunConfig:
+    if not isinstance(words, Mapping):
+        raise UsageError(f"run takes a RunConfig or a dict of settings, not {type(words).__name__}")
+    words = dict(words)
+    preset = words.pop("preset", "quick")
+    for name in ("strategy", "objective", "probes"):
+        if name in words:
+            words[name] = _to_specs(words[name])
+    return parse_config(merge({"output": f"results/{preset}", **load_preset(preset)}, settings_of_words(words)))
+
+
+def _to_specs(value: Any) -> Any:
+    """Name and parameters of strategies, objectives and probes, also in a list; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [_to_specs(each) for each in value]
+    if isinstance(value, Component):
+        if not value.name:
+            raise UsageError(f"{type(value).__name__} has no name; put @register(...) above its class")
+        usual = type(value)().parameters  # the matched regime may change what is left at its default
+        changed = {name: given for name, given in value.parameters.items() if given != usual[name]}
+        return {"name": value.name, "parameters": changed}
+    if isinstance(value, type) and issubclass(value, Component):
+        raise UsageError(f"{value.__name__} is a class; pass {value.__name__}() or its name")
+    return value
 
 
 def load_encoder(run: str | Path) -> nn.Module:

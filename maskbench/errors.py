@@ -14,6 +14,13 @@ class UsageError(ValueError):
     """
 
 
+class ContractError(ValueError):
+    """A strategy breaks the contract: it returns what is no view, or reads a signal that it does not need.
+
+    A strategy refuses a grid by a ValueError; this one is never such a refusal.
+    """
+
+
 class Failure(RuntimeError):
     """Work that had to stop for another reason: a full disk, too little memory, a broken plugin.
 

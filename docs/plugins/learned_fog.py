@@ -42,10 +42,11 @@ class LearnedFog(Strategy):
     def __call__(self, images: Tensor, context: Context) -> View:
         assert context.module is not None, "made by build"
         grid = context.grid
-        fog = context.module(grid.patchify(images))[..., 0].sigmoid()  # (B, N) in (0, 1)
+        patches = grid.patchify(images.float())  # the network is float32, images may be of any type
+        fog = context.module(patches)[..., 0].sigmoid().to(images.dtype)  # (B, N) in (0, 1)
         context.kept["fog"] = fog  # for `loss`, which sees the same context
         mixed = grid.pixels(scale_gradient(fog, -1))  # (B, 1, H, W), gradient reversed
-        noise = context.normal(*images.shape[1:])
+        noise = context.normal(*images.shape[1:]).to(images.dtype)
         foggy = images + mixed * (noise - images)
         return View(foggy, terms=(Term(weight=fog.detach()),))  # every token is seen
 

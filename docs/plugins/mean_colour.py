@@ -1,8 +1,9 @@
 """The mean colour of the image from what is left of it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from pydantic import Field
 from torch import nn
 
 from maskbench.objective import Examples, Head, Objective, StepOutput, register
@@ -15,7 +16,7 @@ class MeanColour(Objective):
 
     predicts_pixels: ClassVar[bool] = False  # there is no loss of each patch
 
-    scale: float = 1.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
 
     def build(self, encoder, grid, channels, classes, *, plain_attention) -> Head:
         return MeanColourHead(self, encoder, channels)

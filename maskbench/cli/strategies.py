@@ -109,25 +109,28 @@ def _specs_of(name: str) -> list[dict[str, Any]]:
 
 
 def check(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A strategy, NAME[:key=value...], or a plugin.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="A strategy, NAME[:key=value...], an objective, a probe, or a plugin."
+        ),
+    ],
     plugin: Plugins = None,
 ) -> None:
-    """Test whether a strategy keeps the contract.
+    """Test whether a strategy, an objective or a probe keeps the contract.
 
-    Exit code 1 where it does not.
+    A mistake is a line, with the line of the plugin and the remedy. Exit code 1 where there is one.
     """
-    from maskbench.api import create_strategy
-    from maskbench.config.specs import parse_specs
-    from maskbench.testing import check_strategy
+    from maskbench.testing.conformance import check_component, components_named, components_of
 
     load_plugins(plugin)
     if name.endswith(".py") or "/" in name:
-        strategies = [create_strategy(found) for found in load_plugins([name])]
-        if not strategies:
-            raise UsageError(f"{name} registers no strategy; decorate a class with @register")
+        components = components_of(name)
+        if not components:
+            raise UsageError(f"{name} registers no strategy, objective or probe; decorate a class with @register")
     else:
-        strategies = [create_strategy(spec["name"], **spec["parameters"]) for spec in parse_specs(name)]
-    reports = [check_strategy(strategy) for strategy in strategies]
+        components = components_named(name)
+    reports = [check_component(component) for component in components]
     print("\n\n".join(map(str, reports)))
     if not all(report.passed for report in reports):
         raise typer.Exit(1)

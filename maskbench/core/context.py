@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maskbench.core.grid import Grid
 from maskbench.core.rng import CounterRNG, sample_keys
+from maskbench.errors import ContractError
 from maskbench.runtime import collectives
 
 Scope = Literal["image", "batch"]
@@ -21,6 +22,10 @@ SIGNALS = {
     "parts": "(B, N) part maps of the data set",
     "source": "(B, C, H', W') the wider crop of which the images are the centre",
 }
+
+
+def _remedy(signal: str) -> str:
+    return "set `source_scale` above 1" if signal == "source" else "add it to `needs`"
 
 
 class Context:
@@ -104,7 +109,7 @@ class Context:
         signals: dict[str, Tensor | Callable[[], Tensor]] = self.__dict__.get("_signals", {})
         if name not in signals:
             if name in SIGNALS:
-                raise ValueError(f"the signal {name!r} is missing: {SIGNALS[name]}; add it to `needs`")
+                raise ContractError(f"the signal {name!r} is missing: {SIGNALS[name]}; {_remedy(name)}")
             raise AttributeError(f"Context has no {name!r}; signals: {', '.join(SIGNALS)}")
         value = signals[name]
         if not isinstance(value, Tensor):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from maskbench.core.grid import Grid
+from maskbench.errors import ContractError
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,11 @@ def complete(view: View, images: Tensor, grid: Grid, name: str = "strategy") -> 
         name: The strategy, named in errors.
 
     Raises:
-        ValueError: A shape or dtype is wrong.
+        ContractError: It is no view, or a shape or dtype is wrong. It is a ValueError.
     """
-    if view.images.shape != images.shape:
-        raise ValueError(f"{name}: view.images is {tuple(view.images.shape)}, must be {tuple(images.shape)}")
+    if not isinstance(view, View):
+        raise ContractError(f"{name}: __call__ returns {type(view).__name__}; return a View")
+    _ensure_images_fit(view, images, name)
     shape = (len(images), grid.size)
     _ensure_masks_fit(view, shape, name)
     _ensure_weights_fit(view, shape, name)
@@ -134,22 +136,40 @@ def complete(view: View, images: Tensor, grid: Grid, name: str = "strategy") -> 
     return replace(view, terms=terms)
 
 
+def _ensure_images_fit(view: View, images: Tensor, name: str) -> None:
+    if not isinstance(view.images, Tensor):
+        raise ContractError(f"{name}: view.images is {type(view.images).__name__}; return a tensor")
+    if view.images.shape != images.shape:
+        raise ContractError(f"{name}: view.images is {tuple(view.images.shape)}, must be {tuple(images.shape)}")
+    if view.images.dtype != images.dtype:
+        raise ContractError(
+            f"{name}: view.images is {view.images.dtype}, must be {images.dtype}; add .to(images.dtype)"
+        )
+
+
 def _ensure_masks_fit(view: View, shape: tuple[int, int], name: str) -> None:
     for field in ("hidden", "replaced", "thrown"):
         mask = getattr(view, field)
         if mask is None:
             continue
+        if not isinstance(mask, Tensor):
+            raise ContractError(f"{name}: view.{field} is {type(mask).__name__}; return a {shape} bool tensor")
         if mask.shape != shape or mask.dtype != torch.bool:
-            raise ValueError(f"{name}: view.{field} must be {shape} bool, is {tuple(mask.shape)} {mask.dtype}")
+            remedy = "" if mask.dtype == torch.bool else "; make it by hide(scores, count), or compare: scores > 0.5"
+            raise ContractError(
+                f"{name}: view.{field} must be {shape} bool, is {tuple(mask.shape)} {mask.dtype}{remedy}"
+            )
         if view.hidden is None:
-            raise ValueError(f"{name}: view.{field} is set but view.hidden is None; it must be a part of hidden")
+            raise ContractError(f"{name}: view.{field} is set but view.hidden is None; it must be a part of hidden")
 
 
 def _ensure_weights_fit(view: View, shape: tuple[int, int], name: str) -> None:
+    if not isinstance(view.terms, tuple) or not all(isinstance(term, Term) for term in view.terms):
+        raise ContractError(f"{name}: view.terms must be a tuple of Term; write terms=(Term(...),) with the comma")
     for term in view.terms:
         weight = term.weight
         if weight is not None and (weight.ndim < 2 or (weight.ndim == 2 and weight.shape != shape)):
-            raise ValueError(
+            raise ContractError(
                 f"{name}: a term's weight is {tuple(weight.shape)}; weigh tokens by {shape}, pixels or "
                 f"frequencies by (..., 1 or C, H, W)"
             )

@@ -1,5 +1,5 @@
-"""Tests for strategies, anybody's plugin included: `check_strategy`, which `maskbench check` runs, too."""
+"""Tests for strategies, objectives and probes, anybody's plugins included; `maskbench check` runs them, too."""
 
-from maskbench.testing.conformance import Finding, Report, check_strategy
+from maskbench.testing.conformance import Finding, Report, check_objective, check_probe, check_strategy
 
-__all__ = ["Finding", "Report", "check_strategy"]
+__all__ = ["Finding", "Report", "check_objective", "check_probe", "check_strategy"]

@@ -1,10 +1,17 @@
 """What the conformance checks try: each strategy in both regimes, on grids of several shapes."""
 
+import random
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
 
 from maskbench.core.grid import Grid
-from maskbench.errors import UsageError
+from maskbench.core.view import View
+from maskbench.errors import ContractError, UsageError
 from maskbench.strategy import Strategy
+from maskbench.testing.mistakes import ensure
 from maskbench.testing.synthetic_batch import SQUARE, SyntheticBatch, make_batch
 
 WIDE = Grid(6, 10, 4)
@@ -20,17 +27,33 @@ def regimes(strategy: Strategy) -> list[Strategy]:
         return [strategy]
 
 
-def make_accepted_batch(strategy: Strategy, grid: Grid, size: int = 8, channels: int = 3) -> SyntheticBatch | None:
-    """A batch on `grid`, or None if the strategy refuses this grid with a ValueError, as it may."""
+def make_accepted_view(
+    strategy: Strategy, grid: Grid, size: int = 8, channels: int = 3, dtype: torch.dtype = torch.float32
+) -> tuple[SyntheticBatch, View] | None:
+    """A batch on `grid` and its view, or None if the strategy refuses this grid with a ValueError, as it may."""
     try:
-        batch = make_batch(strategy, size, grid, channels)
-        batch.view(strategy)
+        batch = make_batch(strategy, size, grid, channels, dtype=dtype)
+        return batch, batch.view(strategy)
+    except ContractError:
+        raise
     except ValueError as error:
-        message = str(error)
-    else:
-        return batch
-    assert message.strip(), f"refuses {grid} with an empty message; say which grid would do"
+        ensure(str(error).strip(), f"refuses {grid} with an empty message; say which grid would do")
     return None
+
+
+def make_accepted_batch(strategy: Strategy, grid: Grid, size: int = 8, channels: int = 3) -> SyntheticBatch | None:
+    """A batch on `grid`, or None if the strategy refuses this grid."""
+    accepted = make_accepted_view(strategy, grid, size, channels)
+    return None if accepted is None else accepted[0]
+
+
+def refusal(strategy: Strategy, grid: Grid) -> str:
+    """The message by which a strategy refuses a grid."""
+    try:
+        make_batch(strategy, 8, grid).view(strategy)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def regimes_and_batches(strategy: Strategy) -> Iterator[tuple[Strategy, SyntheticBatch]]:
@@ -44,5 +67,16 @@ def regimes_and_batches(strategy: Strategy) -> Iterator[tuple[Strategy, Syntheti
 def first_accepted_batch(strategy: Strategy, size: int = 64) -> SyntheticBatch:
     """A batch on the first of GRIDS that the strategy accepts."""
     batch = next(filter(None, (make_accepted_batch(strategy, grid, size) for grid in GRIDS)), None)
-    assert batch is not None, "refuses all of the grids tried"
+    ensure(batch is not None, "refuses all of the grids tried")
+    assert batch is not None
     return batch
+
+
+def generator_states() -> dict[str, Any]:
+    """The states of the global generators of torch, numpy and Python, by whose they are."""
+    numpy = np.random.get_state(legacy=False)["state"]
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": (numpy["key"].tolist(), numpy["pos"]),
+        "Python": random.getstate(),
+    }

@@ -1,15 +1,14 @@
-"""The checks of the conformance suite: each raises AssertionError with what is wrong. Users see its docstring.
+"""The checks of a strategy: each raises Mistake with what is wrong and the remedy. Users see its docstring.
 
 Randomness, cost and waiting for the device are checked by what the strategy does, not by a clock.
 """
 
 import copy
 import dataclasses
-import json
-import math
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,17 +19,27 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from maskbench.core.context import SIGNALS
 from maskbench.core.grid import Grid
 from maskbench.core.view import View, realised_ratio
+from maskbench.errors import UsageError
 from maskbench.strategy import Strategy
 from maskbench.testing.cases import (
     GRIDS,
     RATIO,
     WIDE,
     first_accepted_batch,
+    generator_states,
     make_accepted_batch,
+    make_accepted_view,
+    refusal,
     regimes,
     regimes_and_batches,
 )
-from maskbench.testing.synthetic_batch import SQUARE, SyntheticBatch, tensors_of
+from maskbench.testing.component_checks import (
+    ensure_documented,
+    ensure_parameters_bounded,
+    ensure_parameters_survive_json,
+)
+from maskbench.testing.mistakes import Mistake, ensure, line_of_change, locate_error, source_files
+from maskbench.testing.synthetic_batch import SQUARE, SyntheticBatch, make_batch, tensors_of
 
 Check = Callable[[Strategy], None]
 
@@ -41,30 +50,33 @@ def _masked(view: View) -> Tensor:
 
 def check_documentation(strategy: Strategy) -> None:
     """The class has a docstring, and `needs` names only signals that exist."""
-    assert (type(strategy).__doc__ or "").strip(), "no docstring; say what is hidden, why, and where it is published"
-    unknown = sorted(strategy.needs - SIGNALS.keys())
-    assert not unknown, f"needs {unknown}, which are no signals; there are {sorted(SIGNALS)}"
+    ensure_documented(strategy, "say what is hidden, why, and where it is published")
+    needs = strategy.needs
+    ensure(isinstance(needs, frozenset | set), f"needs is {needs!r}; write needs = frozenset({{...}})", "needs")
+    unknown = sorted(needs - SIGNALS.keys())
+    ensure(not unknown, f"needs {unknown}, which are no signals; there are {sorted(SIGNALS)}", "needs")
 
 
 def check_parameters(strategy: Strategy) -> None:
     """Parameters survive JSON, and numbers out of range are refused."""
     for regime in regimes(strategy):
-        again = type(strategy)(**json.loads(json.dumps(regime.parameters)))
-        assert again == regime, f"{regime.parameters} comes back from JSON as {again.parameters}"
-    for name, value in strategy.parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        ensure_parameters_survive_json(regime)
+    ensure_parameters_bounded(strategy)
+
+
+def check_matched(strategy: Strategy) -> None:
+    """`matched(ratio)` returns a strategy of this kind, or refuses the ratio with a UsageError."""
+    for ratio in (0.25, RATIO):
+        try:
+            matched: object = strategy.matched(ratio)
+        except UsageError as error:
+            if str(error).startswith("unknown parameter"):  # a typo, and no refusal of the ratio
+                raise
             continue
-        assert not _accepts(strategy, name, math.nan), f"{name} = nan is accepted; bound it, e.g. by Ratio"
-        both = _accepts(strategy, name, -1e9) and _accepts(strategy, name, 1e9)
-        assert not both, f"{name} = -1e9 and 1e9 are both accepted; bound it, e.g. by Field(ge=0)"
-
-
-def _accepts(strategy: Strategy, name: str, value: float) -> bool:
-    try:
-        strategy.replace(**{name: int(value) if isinstance(strategy.parameters[name], int) else value})
-    except ValueError:
-        return False
-    return True
+        kind = type(matched).__name__
+        ensure(
+            isinstance(matched, type(strategy)), f"matched({ratio}) returns {kind}; return self.replace(...)", "matched"
+        )
 
 
 def check_shapes(strategy: Strategy) -> None:
@@ -73,42 +85,81 @@ def check_shapes(strategy: Strategy) -> None:
         accepted = []
         for grid in GRIDS:
             for channels in (1, 3, 5):
-                batch = make_accepted_batch(regime, grid, channels=channels)
-                if batch is not None:
-                    _ensure_well_formed(batch.view(regime), batch)
+                if (made := make_accepted_view(regime, grid, channels=channels)) is not None:
+                    _ensure_well_formed(made[1], made[0])
                     accepted.append(grid)
-        assert SQUARE in accepted or Grid(14, 14, 2) in accepted, "refuses both 8x8 and 14x14 patches"
-        assert WIDE in accepted, "refuses 6x10 patches; rows and columns may differ"
+        for grid in (SQUARE, WIDE):
+            if grid not in accepted and not (grid is SQUARE and Grid(14, 14, 2) in accepted):
+                shape = "8x8 and 14x14 patches" if grid is SQUARE else "6x10 patches; rows and columns may differ"
+                raise Mistake(f"refuses {shape}, with: {refusal(regime, grid)}")
 
 
-def _ensure_well_formed(view: View, batch: SyntheticBatch) -> None:
-    assert view.images.dtype == batch.images.dtype, f"view.images is {view.images.dtype}"
+def _ensure_well_formed(view: View, batch: SyntheticBatch, when: str = "") -> None:
+    where = f"on {batch.grid}{when}"
     for name, value in tensors_of(view).items():
-        assert torch.isfinite(value.float()).all(), f"{name} is not finite on {batch.grid}"
-        assert not name.startswith("weight") or (value >= 0).all(), f"{name} is negative on {batch.grid}"
+        ensure(torch.isfinite(value.float()).all(), f"{name} is not finite {where}; avoid divisions by 0")
+        positive = not name.startswith("weight") or (value >= 0).all()
+        ensure(positive, f"{name} is negative {where}; weights are 0 or more")
     for mask in (view.replaced, view.thrown):
-        assert mask is None or not (mask & ~cast(Tensor, view.hidden)).any(), "replaced and thrown are parts of hidden"
+        part = mask is None or not (mask & ~cast(Tensor, view.hidden)).any()
+        ensure(part, "replaced or thrown tokens are not hidden; add them to hidden")
     if view.replaced is not None and view.thrown is not None:
-        assert not (view.replaced & view.thrown).any(), "replaced and thrown overlap"
+        ensure(not (view.replaced & view.thrown).any(), "replaced and thrown overlap; a token is one of the two")
     if view.length is not None:
-        left = cast(Tensor, view.present).sum(1)
-        assert (left == view.length).all(), (
-            f"length is {view.length}, but {left.tolist()} tokens are left on {batch.grid}"
+        left = len(batch.images) * [batch.grid.size] if view.present is None else view.present.sum(1).tolist()
+        ensure(
+            all(count == view.length for count in left),
+            f"length is {view.length}, but {min(left)} to {max(left)} tokens are left {where}; leave it out or count",
         )
 
 
+def check_schedule(strategy: Strategy) -> None:
+    """Views are well formed from the start of training to its end."""
+    for regime in regimes(strategy):
+        batch = first_accepted_batch(regime, 8)
+        for progress in (0.0, 0.5, 1.0):
+            _ensure_well_formed(batch.view(regime, progress=progress), batch, f" at progress {progress}")
+
+
+def check_precision(strategy: Strategy) -> None:
+    """Images may be float64, float16 or bfloat16, and stay what they are."""
+    for regime in regimes(strategy):
+        grid = first_accepted_batch(regime, 8).grid
+        for dtype in (torch.float64, torch.float16, torch.bfloat16):
+            try:
+                made = make_accepted_view(regime, grid, dtype=dtype)
+            except (RuntimeError, TypeError) as error:  # torch has no such kernel, or types are mixed
+                said = f"{type(error).__name__} in {dtype}: {' '.join(str(error).split())}"
+                remedy = "compute in float32, e.g. from images.float(), and return .to(images.dtype)"
+                raise Mistake(f"{said[:200]}; {remedy}", locate_error(error, strategy)) from None
+            if made is not None:
+                _ensure_well_formed(made[1], made[0], f" in {dtype}")
+
+
 def check_ratio(strategy: Strategy) -> None:
-    """`matched(0.75)` hides exactly that share of every image, and True means hidden."""
-    if "ratio" not in strategy.parameters:
+    """`matched(0.75)` hides exactly that share of every image at any time, and True means hidden."""
+    regime = regimes(strategy)[-1]
+    if regime is strategy:
         return
     for grid in (SQUARE, WIDE):
-        regime = regimes(strategy)[-1]
-        if regime is strategy or (batch := make_accepted_batch(regime, grid, 64)) is None:
+        if (batch := make_accepted_batch(regime, grid, 64)) is None:
             continue
-        realised = realised_ratio(batch.view(regime), grid)
-        expected = grid.count(RATIO) / grid.size
-        low, high = realised.min().item(), realised.max().item()
-        assert low == high == np.float32(expected), f"hides {low:.3f} to {high:.3f} of {grid}, not {expected:.3f}"
+        for progress in (0.0, 0.5, 1.0):
+            view = batch.view(regime, progress=progress)
+            if (view.hidden is None and "ratio" not in strategy.parameters) or (not view.terms and view.hidden is None):
+                break
+            _ensure_hides(view, grid, progress)
+
+
+def _ensure_hides(view: View, grid: Grid, progress: float) -> None:
+    realised = realised_ratio(view, grid)
+    expected = grid.count(RATIO) / grid.size
+    low, high = realised.min().item(), realised.max().item()
+    ensure(
+        low == high == np.float32(expected),
+        f"matched({RATIO}) hides {low:.3f} to {high:.3f} of {grid} at progress {progress}, not {expected:.3f}; "
+        f"hide grid.count(ratio) tokens, or override `matched`",
+    )
 
 
 def check_loss_weights(strategy: Strategy) -> None:
@@ -121,19 +172,34 @@ def check_loss_weights(strategy: Strategy) -> None:
                 continue
             area = batch.grid.pixels(weight) if weight.ndim == 2 else weight
             changed = view.images != batch.images if view.hidden is None else batch.grid.pixels(_masked(view))
-            assert not (changed & ~(area > 0)).any(), "some masked tokens or changed pixels are not in the loss"
+            some = "some masked tokens or changed pixels are not in the loss; give their Term a weight above 0"
+            ensure(not (changed & ~(area > 0)).any(), some)
             if view.hidden is not None and weight.ndim == 2:
-                assert not (weight.bool() & ~_masked(view)).any(), "a token that is not masked is in the loss"
+                seen = "a token that is not masked is in the loss; give it weight 0"
+                ensure(not (weight.bool() & ~_masked(view)).any(), seen)
 
 
 def check_inputs_unchanged(strategy: Strategy) -> None:
     """Images and signals are not modified in place."""
-    for regime, batch in regimes_and_batches(strategy):
-        inputs = {"images": batch.images, **batch.signals}
-        before = {name: value.clone() for name, value in inputs.items()}
-        batch.view(regime)
-        for name, value in inputs.items():
-            assert torch.equal(value, before[name]), f"{name} is modified in place"
+    for regime in regimes(strategy):
+        for grid in (SQUARE, WIDE):
+            if make_accepted_batch(regime, grid) is not None:
+                _ensure_inputs_unchanged(regime, make_batch(regime, 8, grid))
+
+
+def _ensure_inputs_unchanged(strategy: Strategy, batch: SyntheticBatch) -> None:
+    inputs = {"images": batch.images, **batch.signals}  # as the strategy gets them for the first time
+    before = {name: (value.clone(), value._version) for name, value in inputs.items()}
+    batch.view(strategy)
+    for name, value in inputs.items():
+        # torch counts writes, also those that happen to change nothing
+        if value._version != before[name][1] or not torch.equal(value, before[name][0]):
+            again = make_batch(strategy, 8, batch.grid)
+            watched = {"images": again.images, **again.signals}[name]
+            line = line_of_change(
+                partial(again.view, strategy), source_files(strategy), partial(getattr, watched, "_version")
+            )
+            raise Mistake(f"{name} is modified in place; work on {name}.clone()", line or "__call__")
 
 
 def check_global_generators(strategy: Strategy) -> None:
@@ -144,23 +210,17 @@ def check_global_generators(strategy: Strategy) -> None:
             batch = first_accepted_batch(regime)
             for seed in (torch.manual_seed, np.random.seed, random.seed):
                 seed(1)  # so that a strategy that seeds them itself is noticed
-            before = _generator_states()
+            before = generator_states()
             batch.view(regime)
-            for name, state in _generator_states().items():
-                assert state == before[name], f"draws from {name}'s global generator; draw from the context"
+            for name, state in generator_states().items():
+                if state != before[name]:
+                    line = line_of_change(partial(batch.view, regime), source_files(regime), generator_states)
+                    said = f"draws from {name}'s global generator; draw from the context, e.g. context.uniform(...)"
+                    raise Mistake(said, line or "__call__")
     finally:
         torch.set_rng_state(saved[0])
         np.random.set_state(saved[1])
         random.setstate(saved[2])
-
-
-def _generator_states() -> dict[str, Any]:
-    numpy = np.random.get_state(legacy=False)["state"]
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": (numpy["key"].tolist(), numpy["pos"]),
-        "Python": random.getstate(),
-    }
 
 
 def check_repeatability(strategy: Strategy) -> None:
@@ -169,7 +229,8 @@ def check_repeatability(strategy: Strategy) -> None:
         batch = first_accepted_batch(regime)
         first, second = tensors_of(batch.view(regime)), tensors_of(batch.view(regime))
         for name, value in first.items():
-            assert torch.equal(value, second[name]), f"{name} differs between two calls with the same seed"
+            same = torch.equal(value, second[name])
+            ensure(same, f"{name} differs between two calls with the same seed; draw from the context, keep no state")
 
 
 def check_row_independence(strategy: Strategy) -> None:
@@ -185,7 +246,8 @@ def check_row_independence(strategy: Strategy) -> None:
                 # Pixels may come from another image of the same group of 32, masks from nowhere else.
                 if len(chosen) == 32 or name == "hidden" or value.ndim == 2:
                     same = torch.allclose(value[chosen].float(), selected[name].float(), atol=1e-5)
-                    assert same, f"{name} changes when the batch is {selection} of it"
+                    remedy = "compute each row from its own image and draws"
+                    ensure(same, f"{name} changes when the batch is {selection} of it; {remedy}")
 
 
 def check_distinct_draws(strategy: Strategy) -> None:
@@ -197,13 +259,13 @@ def check_distinct_draws(strategy: Strategy) -> None:
         view = tensors_of(same.view(regime))
         others = [tensors_of(same.view(regime, **{name: 1})) for name in ("seed", "epoch")]
         changed = [any(not torch.equal(view[name], other[name]) for name in view) for other in others]
-        assert changed[0] == changed[1], "draws change with one of seed and epoch, but not with the other"
+        one = "draws change with one of seed and epoch, but not with the other; draw from the context"
+        ensure(changed[0] == changed[1], one)
         if not changed[0] or regime.parameters.get("scope") == "batch":
             continue  # it does not draw at all, or once for the batch
         drawn = torch.cat([value.reshape(len(value), -1).float() for value in view.values()], 1)
-        assert (drawn != drawn[0]).any(), (
-            "all images get the same draw; add a parameter scope='batch' if it is intended"
-        )
+        said = "all images get the same draw; draw one number an image, or add a parameter scope='batch'"
+        ensure((drawn != drawn[0]).any(), said)
 
 
 def check_coverage(strategy: Strategy) -> None:
@@ -221,14 +283,16 @@ def check_coverage(strategy: Strategy) -> None:
         if regime.covers_all:
             for state, count in (("masked", masked), ("seen", seen)):
                 never = (count == 0).nonzero()[:, 0].tolist()
-                assert not never, f"patches {never} of {batch.grid} are never {state} in {4 * 512} draws"
+                said = f"patches {never} of {batch.grid} are never {state} in {4 * 512} draws"
+                ensure(not never, f"{said}; if the rule means it, override covers_all with False")
 
 
 def check_batching(strategy: Strategy) -> None:
     """There is no Python loop over images: as many function calls for 64 images as for 16."""
     for regime in regimes(strategy):
         few, many = (_count_calls(regime, first_accepted_batch(regime, size)) for size in (16, 64))
-        assert many <= 1.05 * few, f"{few} function calls for 16 images, {many} for 64"
+        said = f"{few} function calls for 16 images, {many} for 64; compute all images at once, on (B, ...)"
+        ensure(many <= 1.05 * few, said)
 
 
 def _count_calls(strategy: Strategy, batch: SyntheticBatch) -> int:
@@ -260,21 +324,5 @@ def check_device(strategy: Strategy) -> None:
                     index=torch.arange(8, device=place), rows=torch.arange(8, device=place),
                 )  # fmt: skip
                 for name, value in tensors_of(batch.view(regime)).items():
-                    assert value.device.type == place, f"{name} is on {value.device.type}, the images on {place}"
-
-
-CHECKS: tuple[Check, ...] = (
-    check_documentation,
-    check_parameters,
-    check_shapes,
-    check_ratio,
-    check_loss_weights,
-    check_inputs_unchanged,
-    check_global_generators,
-    check_repeatability,
-    check_row_independence,
-    check_distinct_draws,
-    check_coverage,
-    check_batching,
-    check_device,
-)
+                    said = f"{name} is on {value.device.type}, the images on {place}; make tensors on images.device"
+                    ensure(value.device.type == place, said)

@@ -61,7 +61,12 @@ class SyntheticBatch:
 
 
 def make_batch(
-    strategy: Strategy, size: int = 64, grid: Grid = SQUARE, channels: int = 3, device: str = "cpu"
+    strategy: Strategy,
+    size: int = 64,
+    grid: Grid = SQUARE,
+    channels: int = 3,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> SyntheticBatch:
     """Make a batch for a strategy, with the signals that it needs. The same arguments give the same batch.
 
@@ -71,13 +76,14 @@ def make_batch(
         grid: Their patches.
         channels: Their channels.
         device: Where they are.
+        dtype: The floating-point type of images and signals.
     """
     generator = torch.Generator().manual_seed(5)
     height, width = grid.image_size
     top, left = source_margin((height, width), strategy.source_scale)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(size, *shape, generator=generator).to(device)
+        return torch.randn(size, *shape, generator=generator).to(device, dtype)
 
     source = normal(channels, height + 2 * top, width + 2 * left)
     images = source[:, :, top : top + height, left : left + width].contiguous()

@@ -6,11 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskbench.core.context import SIGNALS, Context
+from maskbench.core.context import Context
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed
 from maskbench.core.view import View, complete
-from maskbench.strategy import REGISTRY, Strategy
+from maskbench.strategy import Strategy
+from maskbench.training.degrade_arguments import (
+    ensure_module,
+    ensure_signals_fit,
+    find_strategy,
+    make_grid,
+    number_images,
+    share,
+    whole_number,
+)
 from maskbench.training.outside_compilation import outside_compilation
 
 
@@ -63,11 +72,14 @@ def degrade(
         The view, with no target and no weight left None.
 
     Raises:
-        UsageError: Unknown strategy or parameter. It is a ValueError.
-        ValueError: A signal is missing that the strategy needs (the message names it), or the grid cannot be served.
+        UsageError: Unknown strategy or parameter; a signal is missing that the strategy needs (the message names it);
+            or an argument has another type, shape or range than the above. It is a ValueError.
+        ValueError: The strategy cannot serve this grid.
     """
-    strategy = REGISTRY.create(name_or_strategy) if isinstance(name_or_strategy, str) else name_or_strategy
-    strategy = strategy.replace(**parameters)
+    strategy = find_strategy(name_or_strategy).replace(**parameters)
+    grid, index = make_grid(images, patch_size), number_images(images, index)
+    seed, epoch, step = (whole_number(*each, 0) for each in (("seed", seed), ("epoch", epoch), ("step", step)))
+    progress = share("progress", progress)
     possible = {
         "attention": attention,
         "features": features,
@@ -77,11 +89,8 @@ def degrade(
         "source": source,
     }
     signals = {signal: value for signal, value in possible.items() if value is not None}
-    needed = strategy.needs | ({"source"} if strategy.source_scale > 1 else set())
-    for signal in sorted(needed - signals.keys()):
-        raise ValueError(f"{strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
-    grid = Grid.of(images, patch_size)
-    index = _number_images(images, index)
+    ensure_signals_fit(strategy, images, grid, signals)
+    ensure_module(module)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bits and exact sums need float32
         if module is None:
             module = _build(strategy, images, grid, signals, seed)
@@ -89,15 +98,6 @@ def degrade(
             grid, index, seed=seed, epoch=epoch, step=step, progress=progress, module=module, signals=signals
         )
         return complete(strategy(images, context), images, grid, strategy.name)
-
-
-def _number_images(images: Tensor, index: Tensor | None) -> Tensor:
-    """(B,) int64 on the images' device. ValueError for numbers of another shape or type."""
-    if index is None:
-        return torch.arange(len(images), device=images.device)
-    if index.shape != (len(images),) or index.dtype != torch.int64:
-        raise ValueError(f"index must be ({len(images)},) int64, is {tuple(index.shape)} {index.dtype}")
-    return index.to(images.device)
 
 
 def _build(

@@ -6,13 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskbench.core.context import SIGNALS, Context
-from maskbench.core.grid import Grid
+from maskbench.core.context import Context
 from maskbench.core.rng import derive_seed
 from maskbench.core.step_output import StepOutput
 from maskbench.core.view import View, complete
 from maskbench.errors import UsageError
-from maskbench.strategy import REGISTRY, Strategy
+from maskbench.strategy import Strategy
+from maskbench.training.degrade_arguments import (
+    ensure_signals_fit,
+    find_strategy,
+    make_grid,
+    number_images,
+    share,
+    whole_number,
+)
 from maskbench.training.outside_compilation import outside_compilation
 
 
@@ -74,10 +81,9 @@ class Masking(nn.Module):
             UsageError: Unknown strategy or parameter. It is a ValueError.
         """
         super().__init__()
-        strategy = REGISTRY.create(name_or_strategy) if isinstance(name_or_strategy, str) else name_or_strategy
-        self.strategy = strategy.replace(**parameters)
-        self.grid = Grid.of(images, patch_size)
-        self.seed = seed
+        self.strategy = find_strategy(name_or_strategy).replace(**parameters)
+        self.grid = make_grid(images, patch_size)
+        self.seed = whole_number("seed", seed, 0)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(seed, "init", "strategy"))
             module = self.strategy.build(images, self.grid, width)
@@ -110,15 +116,13 @@ class Masking(nn.Module):
             UsageError: A signal is missing or unknown, or the images are of another size. It is a ValueError.
         """
         self._ensure_usable(images, signals)
-        if index is None:
-            index = torch.arange(len(images), device=images.device)
         context = Context(
             self.grid,
-            index.to(images.device),
+            number_images(images, index),
             seed=self.seed,
-            epoch=epoch,
-            step=step,
-            progress=progress,
+            epoch=whole_number("epoch", epoch, 0),
+            step=whole_number("step", step, 0),
+            progress=share("progress", progress),
             module=self.module,
             signals={name: signal.detach() for name, signal in signals.items()},
         )
@@ -154,12 +158,7 @@ class Masking(nn.Module):
         return zero if own is None else own
 
     def _ensure_usable(self, images: Tensor, signals: dict[str, Tensor]) -> None:
-        if images.shape[-2:] != self.grid.image_size:
+        if make_grid(images, self.grid.patch) != self.grid:
             height, width = self.grid.image_size
             raise UsageError(f"images are {tuple(images.shape[-2:])}, this Masking was made for {(height, width)}")
-        unknown = sorted(signals.keys() - SIGNALS.keys())
-        if unknown:
-            raise UsageError(f"{unknown[0]!r} is no signal; signals: {', '.join(SIGNALS)}")
-        needed = self.strategy.needs | ({"source"} if self.strategy.source_scale > 1 else set())
-        for signal in sorted(needed - signals.keys()):
-            raise UsageError(f"{self.strategy.name} needs {signal}=..., a tensor: {SIGNALS[signal]}")
+        ensure_signals_fit(self.strategy, images, self.grid, signals)

@@ -14,6 +14,7 @@ from maskbench.core.rng import derive_seed
 from maskbench.core.step_output import StepOutput
 from maskbench.core.view import View
 from maskbench.data.splits import Splits
+from maskbench.errors import ContractError
 from maskbench.objective import Head
 from maskbench.runtime.hardware import autocast
 from maskbench.runtime.stopwatch import Stopwatch
@@ -46,8 +47,18 @@ class Loss(nn.Module):
         output: StepOutput = self.head(examples)
         of_crops = zip(examples.views, output.each or [output] * len(examples.views), contexts, strict=True)
         extra = [loss for of_crop in of_crops if (loss := self.strategy.loss(*of_crop)) is not None]
+        for owner, losses in (("the objective", [output.loss]), (f"strategy {self.strategy.name}", extra)):
+            _ensure_scalars(owner, losses)
         loss = output.loss + torch.stack(extra).mean() if extra else output.loss
         return output._replace(loss=loss, each=())
+
+
+def _ensure_scalars(owner: str, losses: Sequence[Tensor]) -> None:
+    """A loss of another shape would train all the same, as its sum or mean, which its author did not choose."""
+    for loss in losses:
+        shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        if shape != ():
+            raise ContractError(f"the loss of {owner} is {shape}; return a () tensor, e.g. by .mean()")
 
 
 class Trainer:

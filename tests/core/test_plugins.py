@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command_line import maskbench_anew as maskbench
+from tests.helpers.planted_mistakes import OBJECTIVE, PROBE
 from tests.helpers.records import record, write_records
 
 GOOD = """
@@ -154,11 +155,24 @@ def test_check_fails_with_1_and_says_why(tmp_path: Path) -> None:
     assert "FAIL  ratio" in result.out and "fails 1 of" in result.out
 
 
+def test_check_takes_objectives_and_probes_by_file_and_by_name(tmp_path: Path) -> None:
+    for name, text, old, new in (
+        ("objective", OBJECTIVE, "error.mean()", "error.mean(1)"),
+        ("probe", PROBE, "return result", "result"),
+    ):
+        (tmp_path / "sound.py").write_text(text)
+        assert maskbench("check", "sound.py", cwd=tmp_path).out.endswith(f"planted-{name} conforms\n")
+        assert maskbench("check", f"planted-{name}", cwd=tmp_path).code == 0
+        (tmp_path / "faulty.py").write_text(text.replace(old, new, 1).replace("planted-", "faulty-"))
+        faulty = maskbench("check", "faulty.py", cwd=tmp_path)
+        assert faulty.code == 1 and "FAIL" in faulty.out and "faulty.py:" in faulty.out
+
+
 def test_check_by_name_and_mistakes(tmp_path: Path) -> None:
     assert maskbench("check", "gmml:fill=zeros", cwd=tmp_path).code == 0
     assert "Did you mean gmml" in maskbench("check", "gmm", cwd=tmp_path).err
     (tmp_path / "empty.py").write_text("")
-    assert "registers no strategy" in maskbench("check", "empty.py", cwd=tmp_path).err
+    assert "registers no strategy, objective or probe" in maskbench("check", "empty.py", cwd=tmp_path).err
 
 
 def test_bench_prints_microseconds(tmp_path: Path) -> None:
