@@ -17,18 +17,21 @@ from maskbench.errors import UsageError
 EXPECTED = "train*.parquet, or folders train/<class>/<image>"
 
 
-def find_source(root: Path) -> ImageSource:
-    """The folder `root`. UsageError where there is no folder, or nothing in it that could be a data set."""
+def find_source(root: Path, label_column: str | None = None) -> ImageSource:
+    """The folder `root`, whose Parquet files have their labels in `label_column`, if that is given.
+
+    UsageError where there is no folder, or nothing in it that could be a data set.
+    """
     if not root.is_dir():
         raise UsageError(f"no folder {root}: give a path that holds Parquet files or class folders of images")
     files = list_files(root, IMAGE_SUFFIXES | {".parquet"})
     if not files:
         raise UsageError(f"no Parquet files or images in {root}")
-    key = {"root": str(root.resolve()), "files": files}
-    return ImageSource(root.resolve().name, key, lambda unpacked: read_folder(root, unpacked))
+    key = {"root": str(root.resolve()), "files": files, "label_column": label_column}
+    return ImageSource(root.resolve().name, key, lambda unpacked: read_folder(root, unpacked, label_column))
 
 
-def read_folder(root: Path, unpacked: Path) -> EncodedDataset:
+def read_folder(root: Path, unpacked: Path, label_column: str | None) -> EncodedDataset:
     """Find the images of a folder.
 
     Images without classes are a training split alone, with no class name: Parquet files without labels, or a folder
@@ -37,22 +40,23 @@ def read_folder(root: Path, unpacked: Path) -> EncodedDataset:
     Args:
         root: The folder.
         unpacked: A file to which the images of Parquet files are written.
+        label_column: The column of labels in Parquet files. Default: the one with a usual name.
 
     Raises:
         UsageError: The folder holds no data set of a known form.
     """
     files = sorted(root.rglob("*.parquet"))
-    dataset = _read_parquet(root, files, unpacked) if files else _read_class_folders(root)
+    dataset = _read_parquet(root, files, unpacked, label_column) if files else _read_class_folders(root)
     return select_splits(root, dataset, EXPECTED)
 
 
-def _read_parquet(root: Path, files: list[Path], unpacked: Path) -> EncodedDataset:
+def _read_parquet(root: Path, files: list[Path], unpacked: Path, label_column: str | None) -> EncodedDataset:
     files_by_split = _group_by_split(root, files)
     if not files_by_split:
         return EncodedDataset({}, ())
     from maskbench.data import parquet  # imports pyarrow: 50 MiB that processes which only decode do without
 
-    return parquet.read_parquet(root, files_by_split, unpacked)
+    return parquet.read_parquet(root, files_by_split, unpacked, label_column)
 
 
 def _group_by_split(root: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -95,7 +99,7 @@ def _read_class_folders(root: Path) -> EncodedDataset:
     for split, folder in folders.items():
         files_by_label = [_image_files(folder / name) for name in classes]
         labels = [label for label, files in enumerate(files_by_label) for _ in files]
-        if labels:
+        if labels or not _image_files(folder):
             splits[split] = _as_encoded(root, [file for files in files_by_label for file in files], labels)
     return EncodedDataset(splits, tuple(classes))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskbench.data.classes import ensure_learnable_classes
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.errors import UsageError
 
@@ -125,8 +126,12 @@ def select_splits(root: Path, dataset: EncodedDataset, expected: str) -> Encoded
         expected: What should have been found, for messages.
 
     Raises:
-        UsageError: The training or the test split is missing, or only some images of a split have labels.
+        UsageError: The training or the test split is missing, a split has no images, only some images of a split have
+            labels, or the classes are such that no probe can learn them.
     """
+    for split, images in dataset.splits.items():
+        if not len(images):
+            raise UsageError(f"the split {split} of {root} has no images; fill it, or remove it")
     labelled = find_labelled_splits(root, {split: images.labels < 0 for split, images in dataset.splits.items()})
     if "train" in dataset.splits and "train" not in labelled:
         return EncodedDataset({"train": dataset.splits["train"].without_labels()}, ())
@@ -144,4 +149,5 @@ def select_splits(root: Path, dataset: EncodedDataset, expected: str) -> Encoded
         raise UsageError(
             f"no test split in {root}: expected test*.parquet or test/<class>/<image> beside train, with labels"
         )
+    ensure_learnable_classes(root, {split: images.labels for split, images in splits.items()}, dataset.classes)
     return EncodedDataset(splits, dataset.classes)

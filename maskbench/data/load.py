@@ -11,6 +11,7 @@ import torch
 
 from maskbench.data import folders, shapes, torchvision, webdataset
 from maskbench.data.cache import read_or_create
+from maskbench.data.classes import warn_of_similar_classes
 from maskbench.data.image_source import ImageSource
 from maskbench.data.prepare import PreparedDataset, prepare_images
 from maskbench.data.splits import Split, Splits, build_splits, stratified_order
@@ -52,6 +53,7 @@ def load_dataset(
     else:
         plan = _plan_images(find_source(dataset, data_dir), size, channels, memory_gib)
     prepared = read_or_create(plan.cache_key, plan.prepare)
+    warn_of_similar_classes(plan.name, prepared.classes)
     if limit is not None and limit < len(prepared.classes):
         classes = len(prepared.classes)
         raise UsageError(f"--limit {limit} leaves some of the {classes} classes of {plan.name} without images")
