@@ -29,7 +29,7 @@ def find_source(name: str, data_dir: str | None, label_column: str | None = None
     if Path(name).is_dir():
         _ensure_one_order_of_classes(Path(name), label_column)
     splits = open_splits(name, data_dir)
-    key = {"hub": name, "files": _list_arrow_files(splits), "label_column": label_column}
+    key = {"hub": name, "files": _stamp_files(splits), "label_column": label_column}
     root = Path(f"hfds/{name}")
 
     def read(_: Path) -> EncodedDataset:
@@ -69,10 +69,30 @@ def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> d
         ) from None
 
 
-def _list_arrow_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
-    """(split, path, bytes, modification time in ns) of each Arrow file, sorted."""
-    files = ((split, Path(file["filename"])) for split, rows in splits.items() for file in rows.cache_files)
-    return sorted((split, str(path), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files)
+def _stamp_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+    """(split, path, bytes, modification time in ns) of each Arrow file, and of each image that lies in its own file."""
+    files = [(split, Path(file["filename"])) for split, rows in splits.items() for file in rows.cache_files]
+    stamped = list(files)
+    for split, arrow in [(split, arrow) for split, arrow in files if split in SPLIT_NAMES]:
+        for batch, _ in _map_batches(str(arrow)):
+            images = batch[find_image_column(arrow, batch.schema)]
+            if pyarrow.types.is_struct(images.type):
+                rows_without_bytes = images.filter(images.field("bytes").is_null())
+                stamped += [(split, _image_file(path)) for path in rows_without_bytes.field("path").to_pylist() if path]
+    return sorted((split, str(path), *_stamp(path)) for split, path in stamped)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; bring it back") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _image_file(path: str) -> Path:
+    """Where the library would look for the image, from any working directory that a process may have later."""
+    return Path(path).absolute()
 
 
 def _read_splits(name: str, all_splits: dict[str, Any], label_column: str | None = None) -> EncodedDataset:
@@ -203,5 +223,5 @@ def _locate_images(images: pyarrow.StructArray, base: int, arrow_index: int, fil
         if not path:
             raise UsageError(f"an image in {files[positions[row, 0]]} has neither bytes nor a path; remove it")
         positions[row] = len(files), 0, -1
-        files.append(path)
+        files.append(str(_image_file(path)))
     return positions

@@ -1,7 +1,7 @@
 """What each kind of source (folders, tar shards, ...) hands over: encoded images by split, and the class names."""
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,32 +45,13 @@ class ImageSource:
         name: Name of the data set, for records and messages.
         cache_key: Identifies the images, as JSON: it changes whenever they change.
         read: Finds the images. It may write encoded images to the file that it gets, which need not exist yet.
+        left_out: The files that are not read, such as "3 files .heic"; empty where there are none.
     """
 
     name: str
     cache_key: dict[str, Any]
     read: Callable[[Path], EncodedDataset]
-
-
-def list_files(root: Path, suffixes: Set[str]) -> list[tuple[str, int, int]]:
-    """List the files below `root` by which a change of the data is noticed.
-
-    Returns:
-        (relative path, bytes, modification time in ns) of each file with one of the suffixes, sorted.
-
-    Raises:
-        UsageError: A file cannot be read, for example because a link points nowhere.
-    """
-    files = []
-    for path in root.rglob("*"):
-        if path.suffix.lower() in suffixes:
-            try:
-                status = path.stat()
-            except OSError as error:
-                why = f"{error.strerror}: {path.readlink()}" if path.is_symlink() else error.strerror
-                raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
-            files.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-    return sorted(files)
+    left_out: str = ""
 
 
 def find_split(path: Path, *, anywhere: bool = False) -> str | None:

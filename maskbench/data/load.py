@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,10 +50,14 @@ def load_dataset(
         UsageError: The name is unknown, a path is missing, files are broken, or `limit` leaves a class without images.
     """
     if dataset == "shapes":
-        plan = _plan_shapes(size, channels)
+        plan, left_out = _plan_shapes(size, channels), ""
     else:
-        plan = _plan_images(find_source(dataset, data_dir), size, channels, memory_gib)
+        source = find_source(dataset, data_dir)
+        plan = _plan_images(source, size, channels, memory_gib)
+        left_out = source.left_out
     prepared = read_or_create(plan.cache_key, plan.prepare)
+    if left_out:
+        warnings.warn(f"left out in {dataset}: {left_out}", stacklevel=2)
     warn_of_similar_classes(plan.name, prepared.classes)
     if limit is not None and limit < len(prepared.classes):
         classes = len(prepared.classes)
