@@ -61,6 +61,11 @@ class Data(Section):
         "Probe on this data set instead of --dataset, which then needs no labels.",
         flag="--probe-dataset",
     )
+    label_column: str | None = setting(
+        None,
+        "Label column of the Parquet files or hfds/ data that are probed. Default: label, labels or fine_label.",
+        flag="--label-column",
+    )
     memory_gib: Annotated[float, Field(ge=0)] = setting(
         4.0, "Data sets larger than this many GiB are streamed from disk. Changes no result."
     )

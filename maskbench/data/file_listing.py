@@ -44,8 +44,8 @@ class FileListing:
     @property
     def key(self) -> list[list[object]]:
         """As JSON: it changes whenever a file changes, comes or goes, or a link leads elsewhere."""
-        files = [[path.as_posix(), *stamp] for path, stamp in zip(self.files, self.stamps, strict=True)]
-        return [*files, *([path, target] for path, target in self.links)]
+        files = zip(self.files, self.stamps, strict=True)
+        return [[path.as_posix(), *stamp] for path, stamp in files] + [[path, target] for path, target in self.links]
 
     def with_suffix(self, suffixes: Set[str]) -> list[Path]:
         """The files with one of the suffixes, relative to `root`."""

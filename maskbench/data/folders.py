@@ -7,6 +7,7 @@ from pathlib import Path
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.file_listing import FileListing, list_files, summarise
 from maskbench.data.image_source import IMAGE_SUFFIXES, EncodedDataset, ImageSource, find_split, select_splits
+from maskbench.data.unknown_layouts import describe_file, describe_folder, explain_labels
 from maskbench.errors import UsageError
 
 EXPECTED = "train*.parquet, or folders train/<class>/<image>"
@@ -22,12 +23,14 @@ def find_source(root: Path, label_column: str | None = None) -> ImageSource:
     Raises:
         UsageError: There is no folder, or it holds no data set of a known form.
     """
+    if root.is_file():
+        raise UsageError(describe_file(root))
     if not root.is_dir():
         raise UsageError(f"no folder {root}: give a path that holds Parquet files or class folders of images")
     listing = list_files(root, IMAGE_SUFFIXES | PARQUET)
     left_out = Counter(listing.left_out)
     if not listing.files:
-        raise UsageError(f"no Parquet files or images in {root}{_say_left_out(left_out)}")
+        raise UsageError(f"no Parquet files or images in {root}{_say_left_out(left_out) or describe_folder(root)}")
     if listing.with_suffix(PARQUET):
         read = _plan_parquet(listing, label_column, left_out)
     elif label_column is not None:
@@ -39,7 +42,21 @@ def find_source(root: Path, label_column: str | None = None) -> ImageSource:
     def read_and_select(unpacked: Path) -> EncodedDataset:
         return select_splits(root, read(unpacked), EXPECTED)
 
-    return ImageSource(root.resolve().name, key, read_and_select, summarise(left_out))
+    def explain() -> str:
+        return _explain_labels(listing)
+
+    return ImageSource(root.resolve().name, key, read_and_select, summarise(left_out), explain)
+
+
+def _explain_labels(listing: FileListing) -> str:
+    """What to do so that images get labels, where Parquet files have no usual column or images no class folders."""
+    parquet_files = [file for file in listing.with_suffix(PARQUET) if find_split(file) == "train"]
+    if not parquet_files:
+        return explain_labels(listing.root, sorted({file.parts[0] for file in listing.files if len(file.parts) > 1}))
+    from maskbench.data import parquet
+
+    columns = parquet.read_schema(listing.root / parquet_files[0]).names
+    return f"the columns of {parquet_files[0]} are {', '.join(columns)}: name that of the labels with --label-column"
 
 
 def _say_left_out(left_out: Counter[str]) -> str:

@@ -35,7 +35,11 @@ def find_source(name: str, data_dir: str | None, label_column: str | None = None
     def read(_: Path) -> EncodedDataset:
         return select_splits(root, _read_splits(name, splits, label_column), EXPECTED)
 
-    return ImageSource(Path(name).name, key, read)
+    def explain() -> str:
+        rows = splits.get("train") or next(iter(splits.values()))
+        return f"its columns are {', '.join(_schema(rows).names)}: name that of the labels with --label-column"
+
+    return ImageSource(Path(name).name, key, read, explain_labels=explain)
 
 
 def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> dict[str, Any]:

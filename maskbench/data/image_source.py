@@ -46,12 +46,14 @@ class ImageSource:
         cache_key: Identifies the images, as JSON: it changes whenever they change.
         read: Finds the images. It may write encoded images to the file that it gets, which need not exist yet.
         left_out: The files that are not read, such as "3 files .heic"; empty where there are none.
+        explain_labels: Says what to do so that images get labels, where they have none.
     """
 
     name: str
     cache_key: dict[str, Any]
     read: Callable[[Path], EncodedDataset]
     left_out: str = ""
+    explain_labels: Callable[[], str] = lambda: "label them"
 
 
 def find_split(path: Path, *, anywhere: bool = False) -> str | None:

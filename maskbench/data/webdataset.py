@@ -15,6 +15,7 @@ from maskbench.data.file_listing import list_files, summarise
 from maskbench.data.image_source import EncodedDataset, ImageSource, find_split, select_splits
 from maskbench.data.string_table import StringTable
 from maskbench.data.tar_samples import NO_LABEL, Shards, list_images
+from maskbench.data.unknown_layouts import describe_file
 from maskbench.errors import UsageError
 
 PREFIX = "wds/"
@@ -26,6 +27,8 @@ EXPECTED = "shards such as train-0000.tar and test-0000.tar, or folders train an
 
 def find_source(root: Path) -> ImageSource:
     """The folder `root` of shards. UsageError where there is none, or where it is unclear which split a shard is."""
+    if root.is_file():
+        raise UsageError(describe_file(root))
     if not root.is_dir():
         raise UsageError(f"no folder {root}: give wds/FOLDER, a folder of tar shards on this machine")
     listing = list_files(root, {*SHARD, ".txt"}, COMPRESSED)
@@ -42,7 +45,10 @@ def find_source(root: Path) -> ImageSource:
     def read(_: Path) -> EncodedDataset:
         return select_splits(root, _read_shards(root, shards_by_split), EXPECTED)
 
-    return ImageSource(root.resolve().name, key, read, summarise(left_out))
+    def explain() -> str:
+        return "write the number of its class into the member .cls of each sample"
+
+    return ImageSource(root.resolve().name, key, read, summarise(left_out), explain)
 
 
 def _read_shards(root: Path, shards_by_split: dict[str, list[Path]]) -> EncodedDataset:

@@ -29,13 +29,15 @@ def png(number: int, rows: int = 12, cols: int = 12) -> bytes:
     return buffer.getvalue()
 
 
-def write_parquet(path: Path, first: int, count: int, names: bool = True, image: str = "image") -> None:
+def write_parquet(
+    path: Path, first: int, count: int, names: bool = True, image: str = "image", label: str = "label"
+) -> None:
     """Pictures `first` to `first + count` as Hugging Face writes them, with or without the classes' names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"bytes": png(n), "path": f"{n}.png"} for n in range(first, first + count)]
-    table = pyarrow.table({image: rows, "label": [n % 3 for n in range(first, first + count)]})
+    table = pyarrow.table({image: rows, label: [n % 3 for n in range(first, first + count)]})
     if names:
-        about = {"info": {"features": {"label": {"names": CLASSES, "_type": "ClassLabel"}}}}
+        about = {"info": {"features": {label: {"names": CLASSES, "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
     pyarrow.parquet.write_table(table, path)
 
