@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from maskbench.config.data_paths import spell_dataset
 from maskbench.config.section import Section, setting
 from maskbench.config.specs import OneSpec, Spec, Specs
 
@@ -69,6 +70,15 @@ class Data(Section):
     memory_gib: Annotated[float, Field(ge=0)] = setting(
         4.0, "Data sets larger than this many GiB are streamed from disk. Changes no result."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_paths(cls, values: Any) -> Any:
+        """One spelling for each path: run ids and checkpoints know data sets by it."""
+        if not isinstance(values, Mapping):
+            return values
+        names = {name: values[name] for name in ("dataset", "probe_dataset") if isinstance(values.get(name), str)}
+        return {**values, **{name: spell_dataset(value, values.get("data_dir")) for name, value in names.items()}}
 
 
 class Model(Section):
