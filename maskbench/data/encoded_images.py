@@ -13,11 +13,11 @@ from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from maskbench.data.image_warnings import current_image
+from maskbench.data.pixel_modes import convert_channels, deep_mode, is_turned, read_orientation, turn_upright
 from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's modes by number of channels
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # above 8 bits: Pillow would clip them at 255
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
 REDUCING_GAP = 2.0  # as in Pillow's thumbnails; changes photographs by less than one level of 255 on average
 
@@ -77,21 +77,23 @@ class EncodedImages:
 
         UsageError that names it where it is no image, or has more than 8 bits a channel.
         """
+        current_image.names, current_image.index = self.names, index
         try:
             image = Image.open(io.BytesIO(encoded))
         except DECODE_ERRORS as error:
             raise self._decode_error(index, error) from None
-        if image.mode in DEEP_MODES:
+        if (mode := deep_mode(image)) is not None:
             raise UsageError(
-                f"{self.names[index]} has more than 8 bits per channel (Pillow's mode {image.mode}), which are not "
+                f"{self.names[index]} has more than 8 bits per channel (Pillow's mode {mode}), which are not "
                 f"read yet; convert the images to 8 bits, with the range that matters"
             )
         return image
 
     def decode(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
-        """Decode an image and resize it to the canvas.
+        """Decode an image, turn it upright as its EXIF says, and resize it to the canvas.
 
-        JPEGs much larger than the canvas are decoded at a half, a quarter or an eighth of their size.
+        Transparent images lie on white, unless the canvas has 4 channels. JPEGs much larger than the canvas are decoded
+        at a half, a quarter or an eighth of their size.
 
         Args:
             index: Number of the image.
@@ -106,10 +108,14 @@ class EncodedImages:
         encoded, (rows, cols, channels) = self.read_bytes(index), shape
         with self.open_image(encoded, index) as image:
             try:
-                image.draft(None, (round(REDUCING_GAP * cols), round(REDUCING_GAP * rows)))
+                orientation = read_orientation(image, encoded)
+                width, height = (rows, cols) if is_turned(orientation) else (cols, rows)
+                image.draft(None, (round(REDUCING_GAP * width), round(REDUCING_GAP * height)))
                 pixels = _decode_rgb_jpeg(encoded, image) if channels == 3 else None
                 if pixels is None:
-                    pixels = _decode_with_pillow(image, shape)
+                    pixels = _decode_with_pillow(image, orientation, shape)
+                elif orientation != 1:
+                    pixels = np.array(turn_upright(Image.fromarray(pixels), orientation))
             except DECODE_ERRORS as error:
                 raise self._decode_error(index, error) from None
         return pixels if pixels.shape == shape else _resize(pixels, rows, cols)
@@ -130,11 +136,13 @@ def _decode_rgb_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def _decode_with_pillow(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """(H, W, channels) uint8."""
+def _decode_with_pillow(image: Image.Image, orientation: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """(H, W, channels) uint8, upright."""
     rows, cols, channels = shape
     image.load()
-    converted = image if image.mode == MODES[channels] else image.convert(MODES[channels])  # convert copies
+    converted = convert_channels(image, channels)
+    if image.format != "TIFF":  # which Pillow turns in `load`
+        converted = turn_upright(converted, orientation)
     if converted.mode == "RGBA":  # Pillow weighs colours by alpha; `_resize` would let invisible pixels shine through
         converted = converted.resize((cols, rows), Image.Resampling.BILINEAR)
     return np.array(converted).reshape(converted.height, converted.width, channels)

@@ -15,6 +15,7 @@ from maskbench.data.cache import read_or_create
 from maskbench.data.classes import warn_of_similar_classes
 from maskbench.data.damaged_images import name_all_damaged
 from maskbench.data.image_source import ImageSource
+from maskbench.data.image_warnings import ignore_repeated_warnings
 from maskbench.data.prepare import PreparedDataset, prepare_images
 from maskbench.data.splits import Split, Splits, build_splits, stratified_order
 from maskbench.data.streaming import StreamedImages
@@ -163,6 +164,7 @@ def _limit_training_images(prepared: PreparedDataset, cache_key: dict[str, Any],
         return limited
 
     def count_levels(_: Path) -> PreparedDataset:
-        return replace(prepared, splits={"train": limited.with_level_counts()})
+        with ignore_repeated_warnings():
+            return replace(prepared, splits={"train": limited.with_level_counts()})
 
     return read_or_create({**cache_key, "limit": limit}, count_levels).splits["train"]

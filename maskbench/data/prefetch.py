@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -178,6 +179,7 @@ def _initialise_decoder(encoded: EncodedImages, slots: Tensor) -> None:
     global _encoded, _slots
     _encoded, _slots = encoded, slots.numpy()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # images were named when the data set was prepared
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 """From encoded images of any size to one uint8 canvas for the whole data set: decoded into memory, or streamed."""
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskbench.data.encoded_images import MODES, EncodedImages
+from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import EncodedDataset
+from maskbench.data.image_warnings import name_warned_images
+from maskbench.data.pixel_modes import MODES, has_alpha, has_more_frames, read_orientation, upright_size
 from maskbench.data.splits import Images, Split
 from maskbench.data.streaming import StreamedImages
 from maskbench.errors import UsageError
@@ -49,8 +52,15 @@ def prepare_images(dataset: EncodedDataset, size: tuple[int, int], channels: int
         memory_gib: The most that decoded images may take in memory, in GiB.
 
     Raises:
-        UsageError: An image is broken, or files do not have so many channels.
+        UsageError: An image is broken or has more than 8 bits per channel, or files do not have so many channels.
     """
+    with name_warned_images():
+        return _prepare_images(dataset, size, channels, memory_gib)
+
+
+def _prepare_images(
+    dataset: EncodedDataset, size: tuple[int, int], channels: int, memory_gib: float
+) -> PreparedDataset:
     if channels not in MODES:
         raise UsageError(f"image files have {', '.join(map(str, MODES))} channels, not {channels}; change --in-chans")
     surveys = {name: _survey(split) for name, split in sorted(dataset.splits.items())}
@@ -68,12 +78,19 @@ def prepare_images(dataset: EncodedDataset, size: tuple[int, int], channels: int
 
 
 def _survey(images: EncodedImages) -> tuple[np.ndarray, bytes]:
-    """(N, 2) rows and columns, read from the headers; a digest of the encoded bytes in order."""
+    """(N, 2) rows and columns, upright, read from the headers; a digest of the encoded bytes in order."""
 
     def read_header(index: int) -> tuple[int, int, bytes]:
         encoded = images.read_bytes(index)
+        digest = hashlib.sha256(encoded)
         with images.open_image(encoded, index) as image:
-            return image.height, image.width, hashlib.sha256(encoded).digest()
+            orientation = read_orientation(image, encoded)
+            if orientation != 1 or has_alpha(image):  # pixels that are not what the file's values say
+                digest.update(f"upright from {orientation}, on white".encode())
+            rows, cols = upright_size(image, orientation)
+            if has_more_frames(image):
+                warnings.warn("only the first of its frames or pages is read", stacklevel=2)
+        return rows, cols, digest.digest()
 
     sizes, digest = np.empty((len(images), 2)), hashlib.sha256()
     for index, (rows, cols, image_digest) in enumerate(map_in_threads(read_header, len(images))):

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskbench.data.encoded_images import EncodedImages
+from maskbench.data.image_warnings import ignore_repeated_warnings
 from maskbench.data.splits import Images, Split
 from maskbench.runtime.cpu import map_in_threads
 
@@ -42,8 +43,9 @@ class StreamedImages(Split):
         def decode_image(position: int) -> None:
             pixels[position] = self.encoded.decode(numbers[position], canvas)
 
-        for _ in map_in_threads(decode_image, len(numbers)):
-            pass
+        with ignore_repeated_warnings():
+            for _ in map_in_threads(decode_image, len(numbers)):
+                pass
         return self.to_images(torch.from_numpy(pixels), index)
 
     def to_images(self, pixels: Tensor, index: Tensor) -> Images:

@@ -1,6 +1,7 @@
 """Decoded images, against Pillow alone and against a resize that is written out."""
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,17 @@ def test_jpegs_in_colour_are_what_pillow_makes_of_them(
     assert (decoded(tmp_path, encoded, (rows, cols, 3)) == expected).all()
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(
-    ("mode", "form"), [("L", "JPEG"), ("CMYK", "JPEG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "GIF")]
+    ("mode", "form", "channels"),
+    [
+        *itertools.product(["L", "CMYK"], ["JPEG"], [1, 3, 4]),
+        *itertools.product(["L", "1", "P"], ["PNG"], [1, 3, 4]),
+        *itertools.product(["P"], ["GIF"], [1, 3, 4]),
+        ("RGBA", "PNG", 4),
+    ],
 )
 def test_other_images_are_pillows(mode: str, form: str, channels: int, tmp_path: Path) -> None:
+    """Those with transparent pixels on fewer channels are in test_pixel_modes.py."""
     encoded = written(picture(30, 47, mode), form)
     expected = by_pillow(encoded, {1: "L", 3: "RGB", 4: "RGBA"}[channels]).reshape(30, 47, channels)
     assert (decoded(tmp_path, encoded, (30, 47, channels)) == expected).all()
