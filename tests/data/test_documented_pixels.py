@@ -41,9 +41,14 @@ def saved(image: Image.Image, kind: str, **how: Any) -> bytes:
     return buffer.getvalue()
 
 
-LOSSLESS = {"`.png`": ("PNG", ["0.png", "0.PNG"], {}), "`.bmp`": ("BMP", ["0.bmp"], {}), "`.ppm`": ("PPM", ["0.ppm"], {}),
-            "`.tif`, `.tiff`": ("TIFF", ["0.tif", "0.tiff"], {}), "`.webp`": ("WEBP", ["0.webp"], {"lossless": True}),
-            "a wrong ending, e.g. a PNG called `.jpg`": ("PNG", ["0.jpg"], {})}  # fmt: skip
+LOSSLESS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "`.png`": ("PNG", ["0.png", "0.PNG"], {}),
+    "`.bmp`": ("BMP", ["0.bmp"], {}),
+    "`.ppm`": ("PPM", ["0.ppm"], {}),
+    "`.tif`, `.tiff`": ("TIFF", ["0.tif", "0.tiff"], {}),
+    "`.webp`": ("WEBP", ["0.webp"], {"lossless": True}),
+    "a wrong ending, e.g. a PNG called `.jpg`": ("PNG", ["0.jpg"], {}),
+}
 
 
 def _lossless(kind: str, names: list[str], how: dict[str, Any]) -> Builder:
