@@ -2,6 +2,7 @@
 
 import functools
 import math
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -61,9 +62,10 @@ def load_dataset(
         plan = _plan_images(source, size, channels, memory_gib)
         left_out = source.left_out
     prepared = read_or_create(plan.cache_key, plan.prepare)
-    if left_out:
-        warnings.warn(f"left out in {dataset}: {left_out}", stacklevel=2)
-    warn_of_similar_classes(plan.name, prepared.classes)
+    if multiprocessing.parent_process() is None:  # which has said it where there is one
+        if left_out:
+            warnings.warn(f"left out in {dataset}: {left_out}", stacklevel=2)
+        warn_of_similar_classes(plan.name, prepared.classes)
     if limit is not None and limit < len(prepared.classes):
         classes = len(prepared.classes)
         raise UsageError(f"--limit {limit} leaves some of the {classes} classes of {plan.name} without images")
