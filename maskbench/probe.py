@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -173,7 +173,11 @@ class Probe(Component, ABC):
 
     Attributes:
         version: Stands in every record and in the tables. Raise it whenever a result would change. Default 1.
+        needs_labels: False if no label is read; data without labels can then be probed, and `test` holds the held-out
+            training images. Default True.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, subject: Subject) -> ProbeResult:

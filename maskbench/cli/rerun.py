@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def rerun(
     record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record.json, or the folder that holds it.")],
-    settings: Annotated[dict[str, Any], SettingOptions("data.dataset", "data.data_dir", "system.device")],
+    settings: Annotated[
+        dict[str, Any], SettingOptions("data.dataset", "data.probe_dataset", "data.data_dir", "system.device")
+    ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder of the repetition.")] = Path(
         "results/rerun"
     ),
@@ -24,7 +26,9 @@ def rerun(
     """Repeat a stored run and say whether its numbers hold.
 
     To the last digit on the same kind of machine with the same versions, else within the interval of its test set. Exit
-    code 1 if they do not. --dataset and --device say where the data lie and what to use here; default: the record's.
+    code 1 if they do not. Relative paths of data are looked for from here, then from the folders above the record.
+    --dataset, --probe-dataset, --data-dir and --device say where the data lie and what to use here; default: the
+    record's.
     """
     from maskbench.runs.reporter import Terminal
     from maskbench.runs.rerun import rerun

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from maskbench.config.data_paths import spell_dataset
 from maskbench.config.section import Section, setting
 from maskbench.config.specs import OneSpec, Spec, Specs
 
@@ -62,9 +63,23 @@ class Data(Section):
         "Probe on this data set instead of --dataset, which then needs no labels.",
         flag="--probe-dataset",
     )
+    label_column: str | None = setting(
+        None,
+        "Label column of the Parquet files or hfds/ data that are probed. Default: label, labels or fine_label.",
+        flag="--label-column",
+    )
     memory_gib: Annotated[float, Field(ge=0)] = setting(
         4.0, "Data sets larger than this many GiB are streamed from disk. Changes no result."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_paths(cls, values: Any) -> Any:
+        """One spelling for each path: run ids and checkpoints know data sets by it."""
+        if not isinstance(values, Mapping):
+            return values
+        names = {name: values[name] for name in ("dataset", "probe_dataset") if isinstance(values.get(name), str)}
+        return {**values, **{name: spell_dataset(value, values.get("data_dir")) for name, value in names.items()}}
 
 
 class Model(Section):

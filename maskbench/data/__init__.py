@@ -4,6 +4,6 @@
 brings them to one size (prepare.py), keeps the result in the cache folder (cache.py) and returns `Splits` (splits.py).
 """
 
-from maskbench.data.load import download_dataset, load_dataset
+from maskbench.data.load import download_dataset, explain_labels, load_dataset
 
-__all__ = ["download_dataset", "load_dataset"]
+__all__ = ["download_dataset", "explain_labels", "load_dataset"]

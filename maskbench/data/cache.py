@@ -26,7 +26,7 @@ from maskbench.errors import UsageError
 from maskbench.runtime.atomic_files import fsync_path
 
 STALE_S = 86_400.0  # a half-written file of this age was left by a process that was killed
-VERSION = 5  # raise it when prepare.py would turn the same files into something else
+VERSION = 5  # raise it when the same files would be read or prepared otherwise
 
 
 def cache_folder() -> Path:

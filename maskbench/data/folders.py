@@ -1,121 +1,155 @@
 """Data sets on disk: a folder of Parquet files (as Hugging Face datasets writes them) or of class folders of images."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from maskbench.data.encoded_images import EncodedImages
-from maskbench.data.image_source import (
-    IMAGE_SUFFIXES,
-    EncodedDataset,
-    ImageSource,
-    find_split,
-    list_files,
-    select_splits,
-)
+from maskbench.data.file_listing import FileListing, list_files, summarise
+from maskbench.data.image_source import IMAGE_SUFFIXES, EncodedDataset, ImageSource, find_split, select_splits
+from maskbench.data.unknown_layouts import describe_file, describe_folder, explain_labels
 from maskbench.errors import UsageError
 
 EXPECTED = "train*.parquet, or folders train/<class>/<image>"
+PARQUET = {".parquet"}
 
 
-def find_source(root: Path) -> ImageSource:
-    """The folder `root`. UsageError where there is no folder, or nothing in it that could be a data set."""
-    if not root.is_dir():
-        raise UsageError(f"no folder {root}: give a path that holds Parquet files or class folders of images")
-    files = list_files(root, IMAGE_SUFFIXES | {".parquet"})
-    if not files:
-        raise UsageError(f"no Parquet files or images in {root}")
-    key = {"root": str(root.resolve()), "files": files}
-    return ImageSource(root.resolve().name, key, lambda unpacked: read_folder(root, unpacked))
-
-
-def read_folder(root: Path, unpacked: Path) -> EncodedDataset:
-    """Find the images of a folder.
+def find_source(root: Path, label_column: str | None = None) -> ImageSource:
+    """The folder `root`, whose Parquet files have their labels in `label_column`, if that is given.
 
     Images without classes are a training split alone, with no class name: Parquet files without labels, or a folder
     without class folders.
 
-    Args:
-        root: The folder.
-        unpacked: A file to which the images of Parquet files are written.
-
     Raises:
-        UsageError: The folder holds no data set of a known form.
+        UsageError: There is no folder, or it holds no data set of a known form.
     """
-    files = sorted(root.rglob("*.parquet"))
-    dataset = _read_parquet(root, files, unpacked) if files else _read_class_folders(root)
-    return select_splits(root, dataset, EXPECTED)
+    if root.is_file():
+        raise UsageError(describe_file(root))
+    if not root.is_dir():
+        raise UsageError(f"no folder {root}: give a path that holds Parquet files or class folders of images")
+    listing = list_files(root, IMAGE_SUFFIXES | PARQUET)
+    left_out = Counter(listing.left_out)
+    if not listing.files:
+        raise UsageError(f"no Parquet files or images in {root}{_say_left_out(left_out) or describe_folder(root)}")
+    if listing.with_suffix(PARQUET):
+        read = _plan_parquet(listing, label_column, left_out)
+    elif label_column is not None:
+        raise UsageError(f"{root} holds images in folders, which have no columns; drop --label-column")
+    else:
+        read = _plan_folders(listing, left_out)
+    key = {"root": str(root.resolve()), "files": listing.key, "label_column": label_column}
+
+    def read_and_select(unpacked: Path) -> EncodedDataset:
+        return select_splits(root, read(unpacked), EXPECTED)
+
+    def explain() -> str:
+        return _explain_labels(listing)
+
+    return ImageSource(root.resolve().name, key, read_and_select, summarise(left_out), explain)
 
 
-def _read_parquet(root: Path, files: list[Path], unpacked: Path) -> EncodedDataset:
-    files_by_split = _group_by_split(root, files)
-    if not files_by_split:
-        return EncodedDataset({}, ())
-    from maskbench.data import parquet  # imports pyarrow: 50 MiB that processes which only decode do without
+def _explain_labels(listing: FileListing) -> str:
+    """What to do so that images get labels, where Parquet files have no usual column or images no class folders."""
+    parquet_files = [file for file in listing.with_suffix(PARQUET) if find_split(file) == "train"]
+    if not parquet_files:
+        return explain_labels(listing.root, sorted({file.parts[0] for file in listing.files if len(file.parts) > 1}))
+    from maskbench.data import parquet
 
-    return parquet.read_parquet(root, files_by_split, unpacked)
+    columns = parquet.read_schema(listing.root / parquet_files[0]).names
+    return f"the columns of {parquet_files[0]} are {', '.join(columns)}: name that of the labels with --label-column"
 
 
-def _group_by_split(root: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Files by the split that their name or a folder's name begins with; files of no split are left out.
+def _say_left_out(left_out: Counter[str]) -> str:
+    return f"; left out: {summarise(left_out)}" if left_out.total() else ""
 
-    UsageError where files of one split lie in several folders: they may be several versions of the same images.
-    """
-    groups: dict[str, list[Path]] = {}
-    for file in files:
-        split = find_split(file.relative_to(root))
-        if split is not None:
+
+def _plan_parquet(
+    listing: FileListing, label_column: str | None, left_out: Counter[str]
+) -> Callable[[Path], EncodedDataset]:
+    """How Parquet files are read. Files of no split, and images beside them, are counted in `left_out`."""
+    root, groups = listing.root, dict[str, list[Path]]()
+    for file in listing.with_suffix(PARQUET):
+        split = find_split(file)
+        if split is None:
+            left_out["Parquet files of no split"] += 1
+        else:
             groups.setdefault(split, []).append(file)
     for split, members in groups.items():
         _ensure_one(split, root, sorted({file.parent for file in members}))
-    return groups
+    left_out["image files beside the Parquet files"] += len(listing.with_suffix(IMAGE_SUFFIXES))
+
+    def read(unpacked: Path) -> EncodedDataset:
+        if not groups:
+            return EncodedDataset({}, ())
+        from maskbench.data import parquet  # imports pyarrow: 50 MiB that processes which only decode do without
+
+        files_by_split = {split: [root / file for file in members] for split, members in groups.items()}
+        return parquet.read_parquet(root, files_by_split, unpacked, label_column)
+
+    return read
 
 
 def _ensure_one(split: str, root: Path, folders: list[Path]) -> None:
     """UsageError where several folders are the same split: nothing says which is meant."""
     if len(folders) > 1:
-        names = ", ".join(str(folder.relative_to(root)) for folder in folders[:4])
+        names = ", ".join(map(str, folders[:4]))
         raise UsageError(
             f"several folders of {root} are the split {split}: {names}; move all but one away, or give the folder that "
             f"holds the one that you mean"
         )
 
 
-def _read_class_folders(root: Path) -> EncodedDataset:
-    found: dict[str, list[Path]] = {}
-    for path in _subfolders(root):
-        if (split := find_split(Path(path.name))) is not None:
-            found.setdefault(split, []).append(path)
-    for split, paths in found.items():
-        _ensure_one(split, root, paths)
-    folders = {split: path for split, (path,) in found.items()}
-    classes = sorted({path.name for folder in folders.values() for path in _subfolders(folder)})
+def _plan_folders(listing: FileListing, left_out: Counter[str]) -> Callable[[Path], EncodedDataset]:
+    """How folders of images are read. Images that are in none of the splits or classes are counted in `left_out`."""
+    root, found = listing.root, dict[str, list[Path]]()
+    for folder in listing.folders:
+        split = find_split(folder) if len(folder.parts) == 1 else None
+        if split is not None:
+            found.setdefault(split, []).append(folder)
+    for split, same in found.items():
+        _ensure_one(split, root, same)
+    folders = {split: folder for split, (folder,) in found.items()}
+    files = {split: [file for file in listing.files if file.parts[0] == str(folders[split])] for split in folders}
+    classes = sorted({file.parts[1] for members in files.values() for file in members if len(file.parts) > 2})
     if not classes and ("train" in folders or not folders):
-        return _read_unlabelled(root, folders.get("train", root))
-    splits = {}
-    for split, folder in folders.items():
-        files_by_label = [_image_files(folder / name) for name in classes]
-        labels = [label for label, files in enumerate(files_by_label) for _ in files]
-        if labels:
-            splits[split] = _as_encoded(root, [file for files in files_by_label for file in files], labels)
-    return EncodedDataset(splits, tuple(classes))
+        return _plan_unlabelled(listing, folders.get("train"), left_out)
+    left_out["image files outside of the splits"] += len(listing.files) - sum(map(len, files.values()))
+    empty = [folder for folder in listing.folders if len(folder.parts) == 2 and folder.parts[1] not in classes]
+    left_out["class folders without images"] += sum(folder.parts[0] in map(str, folders.values()) for folder in empty)
+    splits = {split: _read_classes(root, split, files[split], classes, left_out) for split in folders}
+    kept = {split: images for split, images in splits.items() if images is not None}
+    return lambda _: EncodedDataset(kept, tuple(classes))
 
 
-def _read_unlabelled(root: Path, folder: Path) -> EncodedDataset:
-    files = _image_files(folder)
-    inner = [path for file in files for path in file.relative_to(folder).parents if find_split(Path(path.name))]
+def _read_classes(
+    root: Path, split: str, files: list[Path], classes: list[str], left_out: Counter[str]
+) -> EncodedImages | None:
+    """The images of a split with their classes; None where it is not train and has images but no class folders."""
+    sorted_files = [file for file in files if len(file.parts) > 2]
+    if files and not sorted_files and split == "train":
+        raise UsageError(
+            f"the images in {root / files[0].parts[0]} are in no class folders, but those of other splits are: "
+            f"{', '.join(classes[:4])}; sort them too, or move the other splits away to pre-train without labels"
+        )
+    left_out[f"image files of {split} in no class folder"] += len(files) - len(sorted_files)
+    if files and not sorted_files:
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    return _as_encoded(root, sorted_files, [numbers[file.parts[1]] for file in sorted_files])
+
+
+def _plan_unlabelled(
+    listing: FileListing, folder: Path | None, left_out: Counter[str]
+) -> Callable[[Path], EncodedDataset]:
+    root, inside = listing.root, folder or Path()
+    files = [file for file in listing.files if folder is None or folder in file.parents]
+    inner = [path for file in files for path in file.relative_to(inside).parents if find_split(Path(path.name))]
     if inner or not files:
-        why = f"{inner[0]} inside it is part of a data set" if inner else f"no images in {folder}"
+        why = f"{inner[0]} inside it is part of a data set" if inner else f"no images in {root / inside}"
         raise UsageError(f"no training split in {root}: {why}; give a folder with train/<class>/<image>, or images")
-    return EncodedDataset({"train": _as_encoded(root, files, [0] * len(files))}, ())
+    left_out["image files outside of train, which has no classes"] += len(listing.files) - len(files)
+    return lambda _: EncodedDataset({"train": _as_encoded(root, files, [0] * len(files))}, ())
 
 
 def _as_encoded(root: Path, files: list[Path], labels: list[int]) -> EncodedImages:
-    return EncodedImages.from_files(files, [f"{file.relative_to(root)} in {root}" for file in files], labels)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _subfolders(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return EncodedImages.from_files([root / file for file in files], [f"{file} in {root}" for file in files], labels)

@@ -6,6 +6,7 @@ known, images are read without the library. A run never downloads anything.
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,32 @@ import numpy as np
 import pyarrow
 import torch
 
+from maskbench.data.arrow_columns import class_names, find_image_column, find_label_column, match_classes
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import SPLIT_NAMES, EncodedDataset, ImageSource, select_splits
-from maskbench.data.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, find_column
+from maskbench.data.parquet import read_schema
 from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
 
 EXPECTED = "a split called train, and one called test or validation"
 
 
-def find_source(name: str, data_dir: str | None) -> ImageSource:
+def find_source(name: str, data_dir: str | None, label_column: str | None = None) -> ImageSource:
     """The data set `name`, without hfds/. UsageError with the remedy where it, or the library, is not there."""
+    if Path(name).is_dir():
+        _ensure_one_order_of_classes(Path(name), label_column)
     splits = open_splits(name, data_dir)
-    key = {"hub": name, "files": _list_arrow_files(splits)}
+    key = {"hub": name, "files": _stamp_files(splits), "label_column": label_column}
     root = Path(f"hfds/{name}")
-    return ImageSource(Path(name).name, key, lambda _: select_splits(root, _read_splits(name, splits), EXPECTED))
+
+    def read(_: Path) -> EncodedDataset:
+        return select_splits(root, _read_splits(name, splits, label_column), EXPECTED)
+
+    def explain() -> str:
+        rows = splits.get("train") or next(iter(splits.values()))
+        return f"its columns are {', '.join(_schema(rows).names)}: name that of the labels with --label-column"
+
+    return ImageSource(Path(name).name, key, read, explain_labels=explain)
 
 
 def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> dict[str, Any]:
@@ -61,13 +73,33 @@ def open_splits(name: str, data_dir: str | None, *, download: bool = False) -> d
         ) from None
 
 
-def _list_arrow_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
-    """(split, path, bytes, modification time in ns) of each Arrow file, sorted."""
-    files = ((split, Path(file["filename"])) for split, rows in splits.items() for file in rows.cache_files)
-    return sorted((split, str(path), path.stat().st_size, path.stat().st_mtime_ns) for split, path in files)
+def _stamp_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
+    """(split, path, bytes, modification time in ns) of each Arrow file, and of each image that lies in its own file."""
+    files = [(split, Path(file["filename"])) for split, rows in splits.items() for file in rows.cache_files]
+    stamped = list(files)
+    for split, arrow in [(split, arrow) for split, arrow in files if split in SPLIT_NAMES]:
+        for batch, _ in _map_batches(str(arrow)):
+            images = batch[find_image_column(arrow, batch.schema)]
+            if pyarrow.types.is_struct(images.type):
+                rows_without_bytes = images.filter(images.field("bytes").is_null())
+                stamped += [(split, _image_file(path)) for path in rows_without_bytes.field("path").to_pylist() if path]
+    return sorted((split, str(path), *_stamp(path)) for split, path in stamped)
 
 
-def _read_splits(name: str, all_splits: dict[str, Any]) -> EncodedDataset:
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; bring it back") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def _image_file(path: str) -> Path:
+    """Where the library would look for the image, from any working directory that a process may have later."""
+    return Path(path).absolute()
+
+
+def _read_splits(name: str, all_splits: dict[str, Any], label_column: str | None = None) -> EncodedDataset:
     """Every split of a known name; without a column of labels the training split alone."""
     known = [split for split in all_splits if split in SPLIT_NAMES]
     found = {SPLIT_NAMES[split]: all_splits[split] for split in known}
@@ -75,20 +107,72 @@ def _read_splits(name: str, all_splits: dict[str, Any]) -> EncodedDataset:
         raise UsageError(
             f"hfds/{name} has several splits of one kind: {', '.join(known)}; give a folder with one of each"
         )
-    columns = next(iter(found.values())).column_names if found else []
-    label = next((column for column in LABEL_COLUMNS if column in columns), None)
-    if label is None:
+    for split, rows in found.items():
+        if not sum(batch.num_rows for arrow in rows.cache_files for batch, _ in _map_batches(arrow["filename"])):
+            raise UsageError(f"the split {split} of hfds/{name} has no rows; give a folder without it")
+    labels = {split: find_label_column(f"hfds/{name}", _schema(rows), label_column) for split, rows in found.items()}
+    if not any(labels.values()):
         train = {split: _read_split(name, split, rows, None) for split, rows in found.items() if split == "train"}
         return EncodedDataset(train, ())
-    feature = next(iter(found.values())).features[label]
-    splits = {split: _read_split(name, split, rows, label) for split, rows in found.items()}
-    largest = max(int(images.labels.max()) for images in splits.values())
-    return EncodedDataset(splits, tuple(getattr(feature, "names", None) or map(str, range(largest + 1))))
+    for split, column in labels.items():
+        if column is None:
+            listed = ", ".join(_schema(found[split]).names)
+            raise UsageError(f"the split {split} of hfds/{name} has no column of labels; its columns are {listed}")
+    splits = {split: _read_split(name, split, rows, labels[split]) for split, rows in found.items()}
+    return _match_labels(name, splits, {split: _feature_names(found[split], labels[split]) for split in splits})
+
+
+def _schema(rows: Any) -> pyarrow.Schema:
+    return pyarrow.ipc.open_stream(pyarrow.memory_map(rows.cache_files[0]["filename"])).schema
+
+
+def _feature_names(rows: Any, column: str | None) -> tuple[str, ...] | None:
+    names = getattr(rows.features[column], "names", None)
+    return tuple(names) if names else None
+
+
+def _match_labels(
+    name: str, splits: dict[str, EncodedImages], names: dict[str, tuple[str, ...] | None]
+) -> EncodedDataset:
+    """The splits with labels in the order of the training split's classes; negative labels stay."""
+    order = sorted(splits, key=lambda split: split != "train")
+    known, numbers = match_classes({split: names[split] for split in order}, dict.fromkeys(splits, "numbers"))
+    if known is None:
+        largest = max(int(images.labels.max()) for images in splits.values())
+        return EncodedDataset(splits, tuple(map(str, range(largest + 1))))
+    matched = {}
+    for split, images in splits.items():
+        values = images.labels.unique().tolist()
+        unnamed = [value for value in values if value >= 0 and value not in numbers[split]]
+        if unnamed:
+            raise UsageError(
+                f"the split {split} of hfds/{name} has the label {unnamed[0]}, whose class train does not name; "
+                f"correct it"
+            )
+        labels = images.labels.clone()
+        for value in values:
+            labels[images.labels == value] = numbers[split].get(value, value)
+        matched[split] = replace(images, labels=labels)
+    return EncodedDataset(matched, known)
+
+
+def _ensure_one_order_of_classes(folder: Path, label_column: str | None) -> None:
+    """UsageError where Parquet files order their classes differently: the library reads the names of the first only."""
+    names = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        schema = read_schema(file)
+        label = find_label_column(file, schema, label_column)
+        names[file.name] = class_names(schema, label) if label is not None else None
+    if len(set(names.values())) > 1:
+        raise UsageError(
+            f"the files in {folder} order their classes differently, which the library datasets does not notice; give "
+            f"the folder as a path, without hfds/"
+        )
 
 
 def _read_split(name: str, split: str, rows: Any, label: str | None) -> EncodedImages:
     """Where the split's Arrow files keep the images. Rows that hold only a path point to files of their own."""
-    image = find_column(f"hfds/{name}", rows.column_names, IMAGE_COLUMNS)
+    image = find_image_column(f"hfds/{name}", _schema(rows))
     files: list[str] = []
     positions, labels = [], []
     for arrow in rows.cache_files:
@@ -132,16 +216,16 @@ def _locate_images(images: pyarrow.StructArray, base: int, arrow_index: int, fil
 
     The file is number `arrow_index`, or, for a row that holds only a path, one that is added to `files`.
     """
-    content = images.field("bytes")
+    content = images.field("bytes") if pyarrow.types.is_struct(images.type) else images
     _, ends, data = content.buffers()
     integer = np.int64 if pyarrow.types.is_large_binary(content.type) else np.int32
     ends = np.frombuffer(ends, integer)[content.offset : content.offset + len(content) + 1].astype(np.int64)
     start = ends[:-1] + (data.address - base if data else 0)
     positions = np.stack([np.full(len(content), arrow_index), start, np.diff(ends)], 1)
     for row in np.flatnonzero(positions[:, 2] == 0):
-        path = images.field("path")[int(row)].as_py()
+        path = images.field("path")[int(row)].as_py() if content is not images else None
         if not path:
             raise UsageError(f"an image in {files[positions[row, 0]]} has neither bytes nor a path; remove it")
         positions[row] = len(files), 0, -1
-        files.append(path)
+        files.append(str(_image_file(path)))
     return positions

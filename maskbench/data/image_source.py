@@ -1,13 +1,14 @@
 """What each kind of source (folders, tar shards, ...) hands over: encoded images by split, and the class names."""
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from maskbench.data.classes import ensure_learnable_classes
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.errors import UsageError
 
@@ -44,32 +45,15 @@ class ImageSource:
         name: Name of the data set, for records and messages.
         cache_key: Identifies the images, as JSON: it changes whenever they change.
         read: Finds the images. It may write encoded images to the file that it gets, which need not exist yet.
+        left_out: The files that are not read, such as "3 files .heic"; empty where there are none.
+        explain_labels: Says what to do so that images get labels, where they have none.
     """
 
     name: str
     cache_key: dict[str, Any]
     read: Callable[[Path], EncodedDataset]
-
-
-def list_files(root: Path, suffixes: Set[str]) -> list[tuple[str, int, int]]:
-    """List the files below `root` by which a change of the data is noticed.
-
-    Returns:
-        (relative path, bytes, modification time in ns) of each file with one of the suffixes, sorted.
-
-    Raises:
-        UsageError: A file cannot be read, for example because a link points nowhere.
-    """
-    files = []
-    for path in root.rglob("*"):
-        if path.suffix.lower() in suffixes:
-            try:
-                status = path.stat()
-            except OSError as error:
-                why = f"{error.strerror}: {path.readlink()}" if path.is_symlink() else error.strerror
-                raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
-            files.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-    return sorted(files)
+    left_out: str = ""
+    explain_labels: Callable[[], str] = lambda: "label them"
 
 
 def find_split(path: Path, *, anywhere: bool = False) -> str | None:
@@ -125,8 +109,12 @@ def select_splits(root: Path, dataset: EncodedDataset, expected: str) -> Encoded
         expected: What should have been found, for messages.
 
     Raises:
-        UsageError: The training or the test split is missing, or only some images of a split have labels.
+        UsageError: The training or the test split is missing, a split has no images, only some images of a split have
+            labels, or the classes are such that no probe can learn them.
     """
+    for split, images in dataset.splits.items():
+        if not len(images):
+            raise UsageError(f"the split {split} of {root} has no images; fill it, or remove it")
     labelled = find_labelled_splits(root, {split: images.labels < 0 for split, images in dataset.splits.items()})
     if "train" in dataset.splits and "train" not in labelled:
         return EncodedDataset({"train": dataset.splits["train"].without_labels()}, ())
@@ -144,4 +132,5 @@ def select_splits(root: Path, dataset: EncodedDataset, expected: str) -> Encoded
         raise UsageError(
             f"no test split in {root}: expected test*.parquet or test/<class>/<image> beside train, with labels"
         )
+    ensure_learnable_classes(root, {split: images.labels for split, images in splits.items()}, dataset.classes)
     return EncodedDataset(splits, dataset.classes)

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import multiprocessing
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +13,8 @@ import torch
 
 from maskbench.data import folders, shapes, torchvision, webdataset
 from maskbench.data.cache import read_or_create
+from maskbench.data.classes import warn_of_similar_classes
+from maskbench.data.damaged_images import name_all_damaged
 from maskbench.data.image_source import ImageSource
 from maskbench.data.image_warnings import ignore_repeated_warnings
 from maskbench.data.prepare import PreparedDataset, prepare_images
@@ -29,6 +33,7 @@ def load_dataset(
     limit: int | None = None,
     data_dir: str | None = None,
     memory_gib: float = math.inf,
+    label_column: str | None = None,
 ) -> Splits:
     """Load a data set for a model that takes images of `channels` x `size`.
 
@@ -44,15 +49,23 @@ def load_dataset(
             to. Default: the cache folder, the library's own cache, the working directory.
         memory_gib: Stream the images from disk if they take more than this when decoded. Generated `shapes` are never
             streamed.
+        label_column: The column of labels in Parquet files and hfds/... . Default: label, labels or fine_label.
 
     Raises:
         UsageError: The name is unknown, a path is missing, files are broken, or `limit` leaves a class without images.
     """
     if dataset == "shapes":
-        plan = _plan_shapes(size, channels)
+        _refuse_label_column(dataset, label_column)
+        plan, left_out = _plan_shapes(size, channels), ""
     else:
-        plan = _plan_images(find_source(dataset, data_dir), size, channels, memory_gib)
+        source = find_source(dataset, data_dir, label_column)
+        plan = _plan_images(source, size, channels, memory_gib)
+        left_out = source.left_out
     prepared = read_or_create(plan.cache_key, plan.prepare)
+    if multiprocessing.parent_process() is None:  # which has said it where there is one
+        if left_out:
+            warnings.warn(f"left out in {dataset}: {left_out}", stacklevel=2)
+        warn_of_similar_classes(plan.name, prepared.classes)
     if limit is not None and limit < len(prepared.classes):
         classes = len(prepared.classes)
         raise UsageError(f"--limit {limit} leaves some of the {classes} classes of {plan.name} without images")
@@ -67,8 +80,10 @@ def load_dataset(
     )
 
 
-def find_source(dataset: str, data_dir: str | None) -> ImageSource:
-    """Find out from its name which kind of source the data set is, and where its images are."""
+def find_source(dataset: str, data_dir: str | None, label_column: str | None = None) -> ImageSource:
+    """Find out from its name which kind of source the data set is, and where its images are. See `load_dataset`."""
+    if dataset.startswith((torchvision.PREFIX, webdataset.PREFIX)):
+        _refuse_label_column(dataset, label_column)
     if dataset.startswith(torchvision.PREFIX):
         return torchvision.find_source(dataset, data_dir)
     if dataset.startswith(webdataset.PREFIX):
@@ -76,13 +91,23 @@ def find_source(dataset: str, data_dir: str | None) -> ImageSource:
     if dataset.startswith(HUGGING_FACE_PREFIX):
         from maskbench.data import huggingface  # imports pyarrow: 50 MiB that processes which only decode do without
 
-        return huggingface.find_source(dataset.removeprefix(HUGGING_FACE_PREFIX), data_dir)
-    if "/" in dataset or Path(dataset).is_dir():
-        return folders.find_source(Path(dataset))
+        return huggingface.find_source(dataset.removeprefix(HUGGING_FACE_PREFIX), data_dir, label_column)
+    if "/" in dataset or Path(dataset).exists():
+        return folders.find_source(Path(dataset), label_column)
     raise UsageError(
         f"unknown data set {dataset!r}. Known: shapes, torch/cifar10 and the like, hfds/NAME, wds/FOLDER, or a path, "
         f"e.g. ./{dataset}"
     )
+
+
+def _refuse_label_column(dataset: str, label_column: str | None) -> None:
+    if label_column is not None:
+        raise UsageError(f"{dataset} has no columns; --label-column is for Parquet files and hfds/NAME")
+
+
+def explain_labels(dataset: str, data_dir: str | None) -> str:
+    """What to do so that the images of a data set that was loaded without labels get some."""
+    return find_source(dataset, data_dir).explain_labels()
 
 
 def download_dataset(dataset: str, data_dir: str | None) -> None:
@@ -110,7 +135,13 @@ class _Plan:
 
 def _plan_images(source: ImageSource, size: tuple[int, int], channels: int, memory_gib: float) -> _Plan:
     key = {**source.cache_key, "size": size, "channels": channels, "memory_gib": memory_gib}
-    return _Plan(source.name, key, lambda unpacked: prepare_images(source.read(unpacked), size, channels, memory_gib))
+
+    def prepare(unpacked: Path) -> PreparedDataset:
+        dataset = source.read(unpacked)
+        with name_all_damaged(dataset):
+            return prepare_images(dataset, size, channels, memory_gib)
+
+    return _Plan(source.name, key, prepare)
 
 
 def _plan_shapes(size: tuple[int, int], channels: int) -> _Plan:

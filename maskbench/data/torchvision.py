@@ -10,15 +10,29 @@ from maskbench.data.image_source import EncodedDataset, ImageSource
 from maskbench.errors import UsageError, unknown_name
 
 PREFIX = "torch/"
-NAMES = tuple(PREFIX + name for name in ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "qmnist"))
+FOLDERS = {  # of torchvision, below the folder of downloads
+    "torch/cifar10": "cifar-10-batches-py",
+    "torch/cifar100": "cifar-100-python",
+    "torch/fashion_mnist": "FashionMNIST/raw",
+    "torch/kmnist": "KMNIST/raw",
+    "torch/mnist": "MNIST/raw",
+    "torch/qmnist": "QMNIST/raw",
+}
+NAMES = tuple(FOLDERS)
 TIMM_SPLITS = {"train": "train", "test": "validation"}  # our split -> timm's name for it
 
 
 def find_source(dataset: str, data_dir: str | None) -> ImageSource:
     """The data set `dataset` (torch/NAME), which `download` has put into `data_dir`, or by default the cache folder."""
     root = _download_folder(data_dir)
-    key = {"dataset": dataset, "root": str(root.resolve())}
+    key = {"dataset": dataset, "root": str(root.resolve()), "files": _stamp_files(root / FOLDERS.get(dataset, ""))}
     return ImageSource(dataset.removeprefix(PREFIX), key, lambda unpacked: _read(dataset, root, unpacked))
+
+
+def _stamp_files(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, bytes and modification time in ns of each file, by which a change is noticed."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def download(dataset: str, data_dir: str | None) -> None:

@@ -33,6 +33,7 @@ class FeatureStatistics(Probe):
     """
 
     version: ClassVar[int] = 2  # 1 took the first images of test
+    needs_labels: ClassVar[bool] = False
 
     images: Annotated[int, Field(ge=2)] = 5000
     scale: tuple[Share, Share] = (0.2, 1.0)

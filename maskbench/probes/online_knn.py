@@ -28,15 +28,17 @@ class OnlineKnn:
         """Read the encoder as it is now.
 
         Returns:
-            {"online/knn/top1/<pooling>": accuracy in [0, 1], "online/rank/<pooling>": effective dimensions}.
+            {"online/knn/top1/<pooling>": accuracy in [0, 1], "online/rank/<pooling>": effective dimensions}; the latter
+            alone where images have no labels.
         """
         bank = extract(encoder, self.bank, self.splits, self.system)
         queries = extract(encoder, self.queries, self.splits, self.system)
         classes = len(self.splits.classes)
         probe, readings = Knn(k=20), {}
         for pooling in sorted(bank):
-            predicted = probe.predict(bank[pooling], self.bank.labels, queries[pooling], classes)[20]
-            readings[f"online/knn/top1/{pooling}"] = accuracy(predicted, self.queries.labels)
+            if classes:
+                predicted = probe.predict(bank[pooling], self.bank.labels, queries[pooling], classes)[20]
+                readings[f"online/knn/top1/{pooling}"] = accuracy(predicted, self.queries.labels)
             readings[f"online/rank/{pooling}"] = effective_rank(queries[pooling])
         return readings
 

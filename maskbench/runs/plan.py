@@ -16,7 +16,7 @@ from maskbench.config.specs import Spec
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed
 from maskbench.core.view import View
-from maskbench.data import load_dataset
+from maskbench.data import explain_labels, load_dataset
 from maskbench.data.splits import Splits
 from maskbench.errors import UsageError
 from maskbench.models.encoder import build_encoder
@@ -122,7 +122,10 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
     """
     config, data = plan.config, plan.config.data
     configure_torch(config.system)
-    splits = load_dataset(data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib)
+    column = data.label_column if data.probe_dataset is None else None  # it is of the data that are probed
+    splits = load_dataset(
+        data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib, column
+    )
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if plan.objective.needs_labels and not splits.classes:
         raise UsageError(f"objective {plan.objective.name} needs labels, which {splits.name} has not")
@@ -151,18 +154,26 @@ def _moment(name: str, given: list[float] | None, known: Tensor) -> Tensor:
 def probe_splits(plan: Plan, splits: Splits) -> Splits:
     """The data to probe on, on the device and with the normalisation of `splits`, the run's.
 
-    UsageError where they have no labels.
+    Where no probe needs labels and there are none, the held-out part of the training images stands for test.
+    UsageError where a probe needs labels that the data lack.
     """
     data = plan.config.data
     if data.probe_dataset is not None:
-        other = load_dataset(data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir, data.memory_gib)
-        splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
-    if not splits.classes:
-        raise UsageError(
-            f"the images of {splits.name} have no labels (no train/<class>/<image>, no column label) to probe with; "
-            f"give --probe-dataset"
+        other = load_dataset(
+            data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir, data.memory_gib, data.label_column
         )
-    return splits
+        splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
+    if splits.classes:
+        return splits
+    needing = [probe.name for probe in plan.probes if probe.needs_labels]
+    if needing:
+        raise UsageError(
+            f"the images of {splits.name} have no labels to probe with ({', '.join(needing)}): "
+            f"{explain_labels(data.probe_dataset or data.dataset, data.data_dir)}; or give --probe-dataset, or "
+            f"--probes features"
+        )
+    held_out = splits.validation
+    return replace(splits, test=splits.train.subset(held_out) if isinstance(held_out, Tensor) else held_out)
 
 
 def build_state(plan: Plan, splits: Splits) -> TrainState:

@@ -12,6 +12,7 @@ from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
 from maskbench.runs.artifacts import read_finished_record
+from maskbench.runs.moved_data import find_moved_data
 from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import MOVED, list_differences
@@ -72,13 +73,17 @@ def rerun(
     """
     record = _read_complete(path)
     ensure_plugin_loaded(record)
-    config = repeated_config(record, {**changes, "output": str(output)})
+    found = find_moved_data(path, record.config["data"], changes)
+    for setting, place in found.items():
+        reporter.note(f"{setting} is {place}, as seen from a folder above the record")
+    config = repeated_config(record, {**changes, **found, "output": str(output)})
     plan, splits = load_data(make_plan(config))
     _ensure_same_data(record, plan, splits)
     if plan.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UsageError(f"{output} is where the record lies; choose another --output for its repetition")
-    if plan.run_id != record.run_id:
-        reporter.note(f"the same settings make {plan.run_id} now: what they mean has changed since")
+    same = make_plan(repeated_config(record, {"output": str(output)})).run_id  # with the data's recorded path
+    if same != record.run_id:
+        reporter.note(f"the same settings make {same} now: what they mean has changed since")
     done_before = read_finished_record(plan.folder) is not None
     again = run(config, force=done_before, reporter=reporter, checkpoint_every=checkpoint_every)
     if again.status != "complete":

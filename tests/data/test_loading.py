@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.splits import Splits, stratified_order
 from maskbench.data.streaming import StreamedImages
 from maskbench.errors import UsageError
-from tests.helpers.image_files import CLASSES, picture, png, write_folders, write_parquet
+from tests.helpers.image_files import CLASSES, open_hub, picture, png, write_folders, write_hub, write_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -277,26 +276,7 @@ def as_shards(root: Path, labels: dict[str, list[Any]]) -> str:
     return f"wds/{root}"
 
 
-def as_hub(root: Path, labels: dict[str, list[Any]]) -> str:
-    """As the library datasets, which may not be here, keeps it."""
-    root.mkdir(exist_ok=True)
-    for split, of_split in labels.items():
-        rows = [{"bytes": png(number), "path": None} for number in range(len(of_split))]
-        images = pyarrow.array(rows, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}))
-        table = pyarrow.table({"image": images, "label": of_split})
-        with pyarrow.ipc.new_stream(root / f"{split}.arrow", table.schema) as file:
-            file.write_table(table)
-    return f"hfds/{root}"
-
-
-def hub_opened(name: str, _: str | None) -> dict[str, Any]:
-    """What the library would open of that."""
-    facts = {"column_names": ["image", "label"], "features": {"label": SimpleNamespace(names=CLASSES)}}
-    files = Path(name).glob("*.arrow")
-    return {file.stem: SimpleNamespace(cache_files=[{"filename": str(file)}], **facts) for file in files}
-
-
-WRITERS = {"parquet": as_parquet, "numbers": partial(as_parquet, names=False), "wds": as_shards, "hfds": as_hub}
+WRITERS = {"parquet": as_parquet, "numbers": partial(as_parquet, names=False), "wds": as_shards, "hfds": write_hub}
 KNOWN, WITHHELD = [number % 3 for number in range(30)], [-1] * 9
 
 
@@ -305,7 +285,7 @@ def load(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, list[Any]]], Splits]:
     """Writes a data set of these labels by split, and loads it."""
-    monkeypatch.setattr("maskbench.data.huggingface.open_splits", hub_opened)
+    monkeypatch.setattr("maskbench.data.huggingface.open_splits", open_hub)
     return lambda labels: data.load_dataset(WRITERS[request.param](tmp_path / "data", labels), (12, 12), 3)
 
 

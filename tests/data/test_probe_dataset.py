@@ -16,7 +16,7 @@ from maskbench.runs.plan import load_data, make_plan, probe_splits
 from maskbench.runs.rerun import compare_numbers
 from maskbench.runs.run import check_run, run
 from tests.helpers.command_line import maskbench
-from tests.helpers.image_files import picture, png, write_folders
+from tests.helpers.image_files import picture, png, write_folders, write_parquet
 from tests.helpers.tiny_run import tiny_config
 
 
@@ -79,7 +79,8 @@ def test_what_cannot_be_probed_is_refused_before_anything_is_written(tmp_path: P
     photos(tmp_path / "photos")
     base = ("run", "--dataset", "./photos", "--img-size", "16", "--patch-size", "4")
     done = maskbench(*base, cwd=tmp_path)
-    assert done.code == 2 and "have no labels" in done.err and "--probe-dataset" in done.err
+    assert done.code == 2 and "the images of photos have no labels to probe with (knn, linear): sort the" in done.err
+    assert "; or give --probe-dataset, or --probes features" in done.err
     assert done.err.strip().count("\n") == 0 and not (tmp_path / "results").exists()
     with pytest.raises(UsageError, match="supervised needs labels, which photos has not"):
         check_run(tiny_config(tmp_path / "out", "none", objective="supervised", data__dataset=str(tmp_path / "photos"),
@@ -142,3 +143,27 @@ def test_a_folder_around_a_data_set_is_no_training_set(tmp_path: Path, nested: t
     (tmp_path / "more" / "train").mkdir() if not nested else photos(tmp_path / "more", *nested)
     with pytest.raises(UsageError, match="no training split in"):
         data.load_dataset(str(tmp_path / "more"), (16, 16), 3)
+
+
+def test_images_without_labels_can_be_asked_for_features_alone(tmp_path: Path) -> None:
+    """Of the held-out tenth of the training images: there are no others."""
+    source = str(photos(tmp_path / "photos"))
+    settings = {"data__dataset": source, "data__limit": None, "train__epochs": 1, "probes": "features"}
+    record = run(tiny_config(tmp_path / "out", **settings))
+    assert record.status == "complete"
+    assert {name for name in record.metrics if "cost/" not in name} >= {"features/rank/mean", "features/alignment/mean"}
+    assert "online/rank/mean" in record.curve[-1] and "online/knn/top1/mean" not in record.curve[-1]
+    assert not (tmp_path / "out" / "runs" / record.run_id / "predictions.npz").exists()
+    with pytest.raises(UsageError, match="photos have no labels to probe with .knn.:"):
+        check_run(tiny_config(tmp_path / "out", **{**settings, "probes": "features,knn"}))
+
+
+def test_the_label_column_is_of_the_data_that_are_probed(tmp_path: Path) -> None:
+    source = str(photos(tmp_path / "photos"))
+    for split, first in (("train", 0), ("test", 50)):
+        write_parquet(tmp_path / "rows" / f"{split}.parquet", first, 12, label="target")
+    settings = {"data__dataset": source, "data__limit": None, "data__probe_dataset": str(tmp_path / "rows")}
+    plan, splits = load_data(make_plan(tiny_config(tmp_path, **settings, data__label_column="target")))
+    assert splits.classes == () and probe_splits(plan, splits).sizes["test"] == 12
+    with pytest.raises(UsageError, match="columns of train.parquet are image, target: name that of the labels with"):
+        probe_splits(*load_data(make_plan(tiny_config(tmp_path, **settings))))

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from maskbench.errors import UsageError
 from maskbench.record import RunRecord, read_record
+from maskbench.runs.moved_data import find_moved_data
 from maskbench.runs.plan import make_plan
-from maskbench.runs.rerun import compare_numbers
+from maskbench.runs.reporter import Terminal
+from maskbench.runs.rerun import compare_numbers, rerun
 from maskbench.runs.run import run
 from tests.helpers.command_line import maskbench
+from tests.helpers.image_files import write_folders
 from tests.helpers.tiny_run import tiny_config
 
 
@@ -85,8 +89,6 @@ def test_the_record_itself_is_never_repeated_in_place(stored: Path, tmp_path: Pa
 
 
 def test_other_data_are_refused(stored: Path, tmp_path: Path) -> None:
-    from tests.helpers.image_files import write_folders
-
     write_folders(tmp_path / "photos", "train", 0, 300)
     write_folders(tmp_path / "photos", "test", 300, 30)
     done = maskbench("rerun", str(stored), "--dataset", str(tmp_path / "photos"), cwd=tmp_path)
@@ -97,3 +99,55 @@ def test_other_data_are_refused(stored: Path, tmp_path: Path) -> None:
 def test_a_missing_record_is_one_line(path: str, tmp_path: Path) -> None:
     done = maskbench("rerun", path, cwd=tmp_path)
     assert done.code == 2 and "is not the folder of a finished run: there is no such folder" in done.err
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, and a run on them that knows them by relative paths."""
+    root = tmp_path_factory.mktemp("work") / "project"
+    write_folders(root / "photos", "train", 0, 30)
+    write_folders(root / "photos", "test", 50, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        settings = {"data__dataset": "./photos/", "data__limit": None, "train__epochs": 1, "probes": "knn"}
+        run(tiny_config(Path("results"), **settings))
+    return root
+
+
+def test_relative_data_are_found_from_another_folder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = (project / "results" / "runs").iterdir()
+    monkeypatch.chdir(tmp_path)
+    verdict = rerun(folder, {}, tmp_path / "again", Terminal(), None)
+    assert verdict.holds
+    said = capsys.readouterr().err
+    assert f"data.dataset is {project}/photos, as seen from a folder above the record" in said
+    assert "what they mean has changed" not in said
+
+
+def test_data_that_are_not_found_are_one_line_that_can_be_typed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder,) = (project / "results" / "runs").iterdir()
+    copied = tmp_path / "record.json"
+    copied.write_bytes((folder / "record.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    message = f"data in ./photos are not found from {tmp_path}, nor .*; type: maskbench rerun {copied} --dataset PATH$"
+    with pytest.raises(UsageError, match=message):
+        rerun(copied, {}, tmp_path / "again", Terminal(), None)
+    assert find_moved_data(copied, {"dataset": "./photos"}, {"data.dataset": str(project / "photos")}) == {}
+
+
+def test_every_relative_path_of_a_record_is_looked_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = project / "results" / "runs"
+    monkeypatch.chdir(project.parent.parent)
+    found = find_moved_data(record, {"dataset": "wds/photos", "probe_dataset": "./photos"}, {})
+    assert found == {"data.dataset": f"wds/{project}/photos", "data.probe_dataset": f"{project}/photos"}
+    assert find_moved_data(record, {"dataset": "wds/train", "data_dir": "photos"}, {}) == {
+        "data.data_dir": f"{project}/photos"
+    }
+    assert find_moved_data(record, {"dataset": "torch/cifar10", "probe_dataset": None, "data_dir": None}, {}) == {}
+    for name, flag in (("probe_dataset", "--probe-dataset"), ("data_dir", "--data-dir")):
+        with pytest.raises(UsageError, match=f"{flag} PATH$"):
+            find_moved_data(record, {"dataset": "shapes", name: "./gone"}, {})
