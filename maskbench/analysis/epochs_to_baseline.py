@@ -1,30 +1,39 @@
-"""Who learns faster: when a strategy first reads what the baseline reads at its end, from the online k-NN curves."""
+"""Who learns faster: when online k-NN reads, twice in a row, what the baseline reads at its end."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from maskbench.analysis.metrics import BASELINE
 from maskbench.analysis.results import Results, is_control
 from maskbench.analysis.sections import Column, Row, Section, make_column, round_known
+from maskbench.analysis.statistics import MIN_SEEDS
 from maskbench.record import RunRecord
 
 READING = "online/knn/top1/mean"
+RESAMPLES = 2_000  # of the baseline against itself
 MEASURES = {"epochs": "epoch", "seconds": "cost/train_s", "images": "images"}  # -> column of the curve
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much training it took to reach the baseline's last reading.
+    """How much training it took to reach the target.
 
     Attributes:
         median: Over seeds, in the unit of the measure; None where half of the seeds or more did not get there.
-        share: The median over seeds of the amount divided by what the baseline's whole training took.
+        low: The least over seeds; None where none got there.
+        high: The most over seeds; None where one did not get there.
+        share: The median divided by what the baseline's whole training took, the mean over its seeds.
     """
 
     median: float | None
+    low: float | None
+    high: float | None
     share: float | None
 
 
@@ -33,8 +42,8 @@ class EpochsRow(Row):
     """A strategy.
 
     Attributes:
-        n: Seeds that the strategy and the baseline both have.
-        reached: The seeds in which it read what the baseline read at its end.
+        n: Seeds.
+        reached: The seeds in which it read the target, or more, twice in a row.
         amounts: By measure: epochs, seconds, images, tflops.
     """
 
@@ -43,7 +52,10 @@ class EpochsRow(Row):
     amounts: dict[str, Amount]
 
     def to_json(self) -> dict[str, Any]:
-        amounts = {name: {"mean": each.median, "share": each.share} for name, each in self.amounts.items()}
+        amounts = {
+            name: {"mean": each.median, "low": each.low, "high": each.high, "share": each.share}
+            for name, each in self.amounts.items()
+        }
         return {"label": self.label, "n": self.n, "reached": self.reached, **amounts}
 
 
@@ -53,30 +65,44 @@ class EpochsSection(Section):
 
     Attributes:
         baseline: The row whose last reading is to be reached.
+        target: That reading, the mean over its seeds: one number for all.
+        false_sooner: How often a strategy that is the baseline itself gets there before the end, in [0, 1]; None below
+            MIN_SEEDS seeds.
     """
 
     rows: list[EpochsRow]
     baseline: str
+    target: float
+    false_sooner: float | None
 
     def details(self) -> dict[str, Any]:
-        return {"baseline": self.baseline}
+        return {"baseline": self.baseline, "target": self.target, "false_sooner": self.false_sooner}
 
     def columns(self) -> list[Column]:
         rows = self.rows
         return [
             make_column("reached", rows, lambda row: f"{row.reached} of {row.n}"),
-            make_column("epochs", rows, lambda row: _format(row.amounts["epochs"].median, "{:.0f}")),
+            make_column("epochs", rows, lambda row: _format_range(row.amounts["epochs"])),
             make_column(f"time, of {self.baseline}'s", rows, lambda row: _format_share(row.amounts["seconds"])),
             make_column(f"FLOPs, of {self.baseline}'s", rows, lambda row: _format_share(row.amounts["tflops"])),
         ]
 
     @property
     def notes(self) -> list[str]:
-        return [
-            f"Along one schedule, from online k-NN readings on validation: when a strategy first read what "
-            f"{self.baseline} read at its end, seed by seed, and the median over seeds; – where half or more did not "
-            f"get there.",
+        notes = [
+            f"Along one schedule, from online k-NN readings on validation: the first epoch of two readings in a row of "
+            f"{100 * self.target:.1f} % or more, what {self.baseline} reads at its end (mean over its seeds). Median "
+            f"over seeds, in brackets the least and the most; – where half or more did not get there.",
             f"{self.baseline} itself shows how far the noise of the readings reaches.",
+        ]
+        if self.false_sooner is not None:
+            notes.append(
+                f"A strategy that is {self.baseline} itself would get there before the end in "
+                f"{100 * self.false_sooner:.0f} % of cases ({RESAMPLES:,} resamples of its seeds): the share of the "
+                f"training must be clearly smaller than that of {self.baseline} to mean anything."
+            )
+        return [
+            *notes,
             "The learning rate of an unfinished schedule is still high: a schedule of that length would end elsewhere; "
             "a suite with a budget trains it.",
         ]
@@ -87,16 +113,44 @@ def make_sections(results: Results, baseline: str = BASELINE) -> list[EpochsSect
     by_id = {record.run_id: record for record in results.records}
     sections = []
     for group, members in results.frame.groupby("group", sort=True):
-        runs: dict[str, dict[int, RunRecord]] = {}
-        for run_id, label, seed in zip(members["run_id"], members["label"], members["seed"], strict=True):
+        runs: dict[str, list[RunRecord]] = {}
+        for run_id, label in zip(members["run_id"], members["label"], strict=True):
             if _has_readings(by_id[run_id]) and not is_control(str(label)):
-                runs.setdefault(str(label), {})[int(seed)] = by_id[run_id]
+                runs.setdefault(str(label), []).append(by_id[run_id])
         if baseline in runs and len(runs) > 1:
-            rows = [_make_row(label, by_seed, runs[baseline]) for label, by_seed in sorted(runs.items())]
-            rows.sort(key=_sort_key)
-            about = f"Epochs to the accuracy at which {baseline} ends"
-            sections.append(EpochsSection(group=str(group), about=about, baseline=baseline, rows=rows))
+            sections.append(_make_section(str(group), runs, baseline))
     return sections
+
+
+def _make_section(group: str, runs: dict[str, list[RunRecord]], baseline: str) -> EpochsSection:
+    theirs = runs[baseline]
+    target = statistics.mean(_last_reading(run)[READING] for run in theirs)
+    whole = {name: statistics.mean(_amount(name, run, _last_reading(run)) for run in theirs)
+             for name in (*MEASURES, "tflops")}  # fmt: skip
+    rows = [_make_row(label, own, target, whole) for label, own in sorted(runs.items())]
+    return EpochsSection(
+        group=group,
+        about=f"Epochs to the accuracy at which {baseline} ends",
+        baseline=baseline,
+        rows=sorted(rows, key=_sort_key),
+        target=round_known(target),
+        false_sooner=_false_sooner(theirs) if len(theirs) >= MIN_SEEDS else None,
+    )
+
+
+def _false_sooner(runs: Sequence[RunRecord]) -> float:
+    """How often the median of seeds drawn from the baseline gets, before the end, to the target of other seeds drawn
+    from it."""
+    generator = np.random.default_rng(0)
+    last = np.array([_last_reading(run)[READING] for run in runs])
+    epochs = _last_reading(runs[0])["epoch"]
+    hits = 0
+    for _ in range(RESAMPLES):
+        ours, theirs = generator.integers(len(runs), size=(2, len(runs)))
+        target = float(last[theirs].mean())
+        reached = [_first_reaching(runs[place], target) for place in ours]
+        hits += statistics.median(math.inf if row is None else row["epoch"] for row in reached) < epochs
+    return round_known(hits / RESAMPLES)
 
 
 def _has_readings(record: RunRecord) -> bool:
@@ -108,22 +162,21 @@ def _sort_key(row: EpochsRow) -> tuple[float, str]:
     return math.inf if share is None else share, row.label
 
 
-def _make_row(label: str, ours: Mapping[int, RunRecord], theirs: Mapping[int, RunRecord]) -> EpochsRow:
-    seeds = sorted(ours.keys() & theirs.keys())
-    reached = {seed: _first_reaching(ours[seed], _last_reading(theirs[seed])[READING]) for seed in seeds}
+def _make_row(label: str, runs: Sequence[RunRecord], target: float, whole: dict[str, float]) -> EpochsRow:
+    reached = [_first_reaching(run, target) for run in runs]
     amounts = {}
-    for name in (*MEASURES, "tflops"):
-        own = [math.inf if row is None else _amount(name, ours[seed], row) for seed, row in reached.items()]
-        whole = [_amount(name, theirs[seed], _last_reading(theirs[seed])) for seed in seeds]
-        amounts[name] = Amount(_median(own), _median([one / all_ for one, all_ in zip(own, whole, strict=True)]))
-    return EpochsRow(
-        label=label, n=len(seeds), reached=sum(row is not None for row in reached.values()), amounts=amounts
-    )
+    for name, all_ in whole.items():
+        own = [math.inf if row is None else _amount(name, run, row) for run, row in zip(runs, reached, strict=True)]
+        median = statistics.median(own)
+        amounts[name] = Amount(_finite(median), _finite(min(own)), _finite(max(own)), _finite(median / all_))
+    return EpochsRow(label=label, n=len(runs), reached=sum(row is not None for row in reached), amounts=amounts)
 
 
 def _first_reaching(record: RunRecord, target: float) -> dict[str, float] | None:
-    """The first row of the curve whose reading is the target or more."""
-    return next((row for row in record.curve if row.get(READING, -1.0) >= target), None)
+    """The first row of the curve whose reading, and the next one, are the target or more: one alone may be noise."""
+    readings = [row for row in record.curve if READING in row]
+    pairs = itertools.pairwise(readings)
+    return next((row for row, after in pairs if min(row[READING], after[READING]) >= target), None)
 
 
 def _last_reading(record: RunRecord) -> dict[str, float]:
@@ -136,14 +189,16 @@ def _amount(name: str, record: RunRecord, row: dict[str, float]) -> float:
     return row[MEASURES[name]]
 
 
-def _median(values: list[float]) -> float | None:
-    """None where it is infinite: half of the seeds or more did not get there."""
-    median = statistics.median(values) if values else math.inf
-    return round_known(median) if math.isfinite(median) else None
+def _finite(value: float) -> float | None:
+    """None where it is infinite: the target was not reached."""
+    return round_known(value) if math.isfinite(value) else None
 
 
-def _format(value: float | None, form: str) -> str | None:
-    return None if value is None else form.format(value)
+def _format_range(amount: Amount) -> str | None:
+    if amount.median is None:
+        return None
+    high = "never" if amount.high is None else f"{amount.high:.0f}"
+    return f"{amount.median:.0f} [{amount.low:.0f}, {high}]"
 
 
 def _format_share(amount: Amount) -> str | None:
