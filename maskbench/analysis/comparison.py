@@ -1,7 +1,7 @@
 """The main table: a row for each strategy, with means, intervals, and what may be claimed about it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from maskbench.analysis.comparison_section import (
 )
 from maskbench.analysis.mean_differences import Difference, detectable_difference, seed_correlation
 from maskbench.analysis.metrics import BASELINE, COSTS, LENGTHS, METRICS, PRIMARY, UNTRAINED, deciding_metric
-from maskbench.analysis.results import group_of, is_control, split_groups
+from maskbench.analysis.results import group_of, is_control, ratio_of, split_groups, without_ratio
 from maskbench.analysis.sections import round_estimate, round_known, round_stable
 from maskbench.analysis.verdicts import judge
 from maskbench.record import EXTERNAL, RunRecord
@@ -47,6 +47,7 @@ def compare_strategies(
 ) -> list[ComparisonSection]:
     """A section for each group of runs that may be compared, in order of group.
 
+    Where the baseline was run at several ratios, each ratio has a section of its own, with the baseline at that ratio.
     The control random-init comes first, supervised last, strategies between them by the deciding metric; then encoders
     from elsewhere, in every group that evaluates with the same probes on the same data.
 
@@ -56,7 +57,27 @@ def compare_strategies(
         trials: Records of the tuning trials by which settings were chosen.
     """
     tried = _group_trials(trials)
-    return [_make_section(group, runs, baseline, tried) for group, runs in split_groups(results)]
+    return [
+        _make_section(group, ratio, runs, own_baseline, tried)
+        for group, members in split_groups(results)
+        for ratio, own_baseline, runs in _split_ratios(members, baseline)
+    ]
+
+
+def _split_ratios(members: pd.DataFrame, baseline: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Where the baseline was run at several ratios: each ratio ("ratio=0.5"), the baseline's label there, and the runs
+    at that ratio with those that have none, such as controls. Else all runs."""
+    labels = members["label"].astype(str)
+    ratios = {ratio_of(label): label for label in sorted(set(labels)) if without_ratio(label) == baseline}
+    if len(ratios) < 2:
+        yield "", baseline, members
+        return
+    for ratio in sorted({ratio_of(label) for label in labels} - {""}):
+        yield (
+            ratio,
+            ratios.get(ratio, baseline),
+            members[labels.map(lambda label, own=ratio: ratio_of(label) in ("", own))],
+        )
 
 
 def _group_trials(trials: Sequence[RunRecord]) -> TrialsByRow:
@@ -69,7 +90,9 @@ def _group_trials(trials: Sequence[RunRecord]) -> TrialsByRow:
     return tried
 
 
-def _make_section(group: str, members: pd.DataFrame, baseline: str, tried: TrialsByRow) -> ComparisonSection:
+def _make_section(
+    group: str, ratio: str, members: pd.DataFrame, baseline: str, tried: TrialsByRow
+) -> ComparisonSection:
     complete = members[members["status"] == "complete"]
     metric = deciding_metric(complete) or PRIMARY[0]
     seeds = set(members["seed"][members["objective"] != EXTERNAL])
@@ -80,6 +103,7 @@ def _make_section(group: str, members: pd.DataFrame, baseline: str, tried: Trial
     rows.sort(key=lambda row: sort_key(row.label, row.mean(metric)))
     section = ComparisonSection(
         group=group,
+        about=ratio,
         rows=rows,
         dataset=members["dataset"].iloc[0],
         machines=sorted(set(members["machine"])),

@@ -55,7 +55,8 @@ def render_page(results: Results, baseline: str = BASELINE) -> str:
     look = assign_looks(results.frame["label"]) if results.records else {}
     sections = compare_strategies(results.frame, baseline, results.trials) if results.records else []
     figures = _figures(results, baseline)
-    groups = [_group(results, section, look, figures.get(number, [])) for number, section in enumerate(sections, 1)]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(each.group for each in sections), 1)}
+    groups = [_group(results, each, look, figures.pop(numbers[each.group], [])) for each in sections]
     others = make_other_tables(results, baseline).values()
     script, style = _asset("report.js"), _asset("report.css")
     environment = jinja2.Environment(
@@ -83,6 +84,7 @@ def _asset(name: str) -> str:
 def _group(results: Results, section: ComparisonSection, look: Looks, figures: list[dict[str, str]]) -> dict[str, Any]:
     """Everything that the page shows of one group."""
     members = dict(split_groups(results.frame))[section.group]
+    members = members[members["label"].isin([row.label for row in section.rows])]
     by_id = {record.run_id: record for record in results.records}
     labels = dict(zip(members["run_id"], members["label"], strict=True))
     records = [by_id[run_id] for run_id in members["run_id"]]
@@ -123,11 +125,11 @@ def _cells(section: Section, columns: list[Column]) -> dict[str, Any]:
     body = []
     for place, row in enumerate(section.rows):
         cells = [{"text": column.cells[place] or "–", "best": row.is_best and column.decides} for column in columns]
-        body.append({"label": row.label, "control": row.is_control, "cells": cells})
+        body.append({"label": row.name, "control": row.is_control, "cells": cells})
     return {
         "about": section.about or "Comparison",
         "row_heading": section.row_heading,
-        "parts": section.group.split(" | "),
+        "parts": [*section.group.split(" | "), *([section.about] if section.about else [])],
         "headings": [column.heading for column in columns],
         "body": body,
         "notes": section.notes,

@@ -157,6 +157,19 @@ def is_control(label: str) -> bool:
     return label.split(" ")[0] in CONTROLS or f"({EXTERNAL})" in label
 
 
+def without_ratio(label: str) -> str:
+    """ "gmml (fill=noise, ratio=0.5)" -> "gmml (fill=noise)"."""
+    name, _, settings = label.removesuffix(")").partition(" (")
+    rest = [setting for setting in settings.split(", ") if setting and not setting.startswith("ratio=")]
+    return f"{name} ({', '.join(rest)})" if rest else name
+
+
+def ratio_of(label: str) -> str:
+    """ "gmml (fill=noise, ratio=0.5)" -> "ratio=0.5"; empty where the label has none."""
+    settings = label.removesuffix(")").partition(" (")[2].split(", ")
+    return next((setting for setting in settings if setting.startswith("ratio=")), "")
+
+
 def evaluation_of(record: RunRecord) -> str:
     """How a record was evaluated: the data, and the probes with their parameters, whatever the encoder."""
     data = record.dataset.get("probed") or record.dataset

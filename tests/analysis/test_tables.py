@@ -212,6 +212,27 @@ def test_marks_say_what_a_row_cannot_claim() -> None:
     assert "block: the sign" not in text, "its difference from random is not shown to be one"
 
 
+def test_every_ratio_is_compared_with_random_at_that_ratio() -> None:
+    records = [
+        record(name, seed, mean + ratio / 10 + seed / 500, settings={"regime": "matched", "ratio": ratio})
+        for name, mean in (("random", 0.5), ("gmml", 0.6)) for ratio in (0.5, 0.75) for seed in range(4)
+    ]  # fmt: skip
+    sections = compare_strategies(to_frame([*records, *(record("random-init", seed, 0.3) for seed in range(4))]))
+    assert [(section.about, section.baseline) for section in sections] == [
+        ("ratio=0.5", "random (ratio=0.5)"), ("ratio=0.75", "random (ratio=0.75)"),
+    ]  # fmt: skip
+    for section in sections:
+        labels = [row.label for row in section.rows]
+        assert labels == ["random-init", f"gmml ({section.about})", f"random ({section.about})"]
+        difference = section.rows[1].difference
+        assert difference is not None and difference.mean == pytest.approx(0.1)
+    assert "**ratio=0.5: shapes" in table_formats.as_markdown(sections)
+    results = Results(Path(), records, [])
+    drawn = dict(figures.draw_figures(results))["differences"].axes[0]
+    assert "same ratio" in drawn.get_xlabel() and len(drawn.get_yticklabels()) == 2
+    assert {section.about for section in compare_strategies(to_frame(records), "gmml")} == {"ratio=0.5", "ratio=0.75"}
+
+
 def test_runs_that_diverged_take_the_verdict_with_them() -> None:
     records = [record(name, seed, mean + seed / 500) for name, mean in (("random", 0.5), ("gmml", 0.6))
                for seed in range(4)]  # fmt: skip

@@ -3,7 +3,7 @@
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -72,8 +72,9 @@ def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[s
     by_id = {record.run_id: record for record in results.records}
     grouped = list(split_groups(frame))
     sections = compare_strategies(frame, baseline)
-    for number, ((_, members), section) in enumerate(zip(grouped, sections, strict=True), 1):
-        for name, each in _draw_group(members[members["status"] == "complete"], section, by_id, look):
+    for number, (group, members) in enumerate(grouped, 1):
+        own = [section for section in sections if section.group == group]
+        for name, each in _draw_group(members[members["status"] == "complete"], own, by_id, look):
             yield (name if len(grouped) == 1 else f"{name}-{number}"), each
     parts = split_data(frame)
     for number, (_, members) in enumerate(parts.groupby("rest", sort=True), 1):
@@ -84,14 +85,14 @@ def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[s
 
 
 def _draw_group(
-    members: pd.DataFrame, section: ComparisonSection, by_id: dict[str, RunRecord], look: Looks
+    members: pd.DataFrame, sections: Sequence[ComparisonSection], by_id: dict[str, RunRecord], look: Looks
 ) -> Iterator[tuple[str, Figure]]:
-    metric, baseline = deciding_metric(members), section.baseline or ""
+    metric, baseline = deciding_metric(members), sections[0].baseline or ""
     if metric is not None:
         known = members.dropna(subset=[metric])
         figures = {
             "accuracy-against-cost": accuracy_against_cost.draw(known, metric, look, baseline),
-            "differences": differences.draw(section, known, look),
+            "differences": differences.draw(sections, known, look),
             "accuracy-against-ratio": accuracy_against_ratio.draw(known, metric, look),
             "diagnostics": diagnostics.draw(known, metric, look, baseline),
         }

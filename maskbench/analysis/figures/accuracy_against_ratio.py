@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from maskbench.analysis.figures.style import Looks, canvas, legend, probe_of
+from maskbench.analysis.results import without_ratio
 from maskbench.analysis.statistics import mean_interval
 
 RATIO = "realised_ratio_mean"
@@ -31,10 +32,3 @@ def draw(runs: pd.DataFrame, metric: str, look: Looks) -> Figure | None:
             **style,
         )  # fmt: skip
     return legend(figure, axes, counts) if counts else None
-
-
-def without_ratio(label: str) -> str:
-    """ "gmml (fill=noise, ratio=0.5)" -> "gmml (fill=noise)"."""
-    name, _, settings = label.removesuffix(")").partition(" (")
-    rest = [setting for setting in settings.split(", ") if setting and not setting.startswith("ratio=")]
-    return f"{name} ({', '.join(rest)})" if rest else name
