@@ -69,6 +69,20 @@ def has_enough_seeds(n: int, strategies: int) -> bool:
     return n > MIN_SEEDS or (n == MIN_SEEDS and strategies <= MOST_AT_MIN_SEEDS)
 
 
+def describe_power(seeds: int, strategies: int) -> str:
+    """What so many seeds of so many strategies will be able to tell apart, before anything was run."""
+    if not has_enough_seeds(seeds, strategies):
+        counted = f"{seeds} seed{'s' * (seeds > 1)}"
+        return f"{counted} cannot tell {strategies} strategies apart: nothing will be tested; take 5 seeds or more"
+    one = (2 / seeds,) if seeds >= PAIRED_FROM else (1 / seeds, 1 / seeds)  # of strategies that vary by 1 over seeds
+    effect = detectable_difference(Difference(seeds, seeds, 0.0, squared_errors=one), strategies - 1)
+    assert effect is not None
+    return (
+        f"{seeds} seeds of {strategies} strategies find a true difference from the baseline, with a chance of 80 %, if "
+        f"it is {effect.value:.1f} times as large as the standard deviation over seeds"
+    )
+
+
 def compare_means(
     ours: BySeed, theirs: BySeed, comparisons: int = 1, alpha: float = ALPHA, *, paired: bool | None = None
 ) -> Difference:

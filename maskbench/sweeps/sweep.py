@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from maskbench.analysis.mean_differences import describe_power
 from maskbench.analysis.tuning import best_settings
 from maskbench.config.run_set import ChooseSettings, RunSet
 from maskbench.config.settings import RunConfig
@@ -154,7 +155,20 @@ def _format_estimates(estimates: Sequence[RunEstimate], output: str, jobs: int) 
     order = "one after another" if jobs == 1 else f"{jobs} at a time"
     is_known = None not in [each.seconds for each in estimates]
     rest = f"; the rest takes about {left:.0f} minutes, {order}" if is_known else ""
-    return f"{_table(estimates)}\n{len(estimates)} runs for {output}, {done} done{rest}{not_counted}"
+    runs = f"{len(estimates)} runs for {output}, {done} done{rest}{not_counted}"
+    return "\n".join([_table(estimates), runs, *_describe_power([each.plan for each in estimates])])
+
+
+def _describe_power(plans: Sequence[Plan]) -> list[str]:
+    """What the largest of the comparisons will be able to tell apart; nothing where there is nothing to compare."""
+    compared: dict[str, dict[str, set[int]]] = {}  # what a table shares -> kind of run -> seeds
+    for plan in plans:
+        if not (plan.is_trial or plan.objective.control):
+            config = plan.config
+            place = f"{config.data} {config.model} {config.ratio} {config.train.epochs} {config.train.budget}"
+            compared.setdefault(place, {}).setdefault(plan.kind, set()).add(config.seed)
+    largest = max(compared.values(), key=len, default={})
+    return [describe_power(min(map(len, largest.values())), len(largest))] if len(largest) > 1 else []
 
 
 def _table(estimates: Sequence[RunEstimate]) -> str:

@@ -12,6 +12,7 @@ from maskbench.analysis.mean_differences import (
     PAIRED_FROM,
     Difference,
     compare_means,
+    describe_power,
     detectable_difference,
     has_enough_seeds,
     seed_correlation,
@@ -152,6 +153,16 @@ def test_the_detectable_difference_by_its_definition() -> None:
 def test_power_is_as_printed(case: tuple[float, int, int, int]) -> None:
     """The standard error of 80 % in 1,000 experiments is 1.3 points; 5 are promised."""
     assert abs(power(1_000, *case) - 0.8) <= 0.05
+
+
+def test_a_plan_says_what_it_will_find() -> None:
+    assert describe_power(1, 2).startswith("1 seed cannot tell 2 strategies apart: nothing will be tested")
+    assert describe_power(3, 4).startswith("3 seeds cannot tell 4 strategies apart")
+    for n, strategies in ((5, 4), (10, 3)):
+        said = float(describe_power(n, strategies).partition("if it is ")[2].split(" times")[0])
+        runs = experiments(1_000, n, SD * np.ones(2), 0.0)
+        found = [compare_means(seeds(one + said * SD), seeds(two), strategies - 1).is_better for one, two in runs]
+        assert abs(np.mean(found) - 0.8) <= 0.05
 
 
 def test_correlation_of_seeds_is_measured() -> None:
