@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from maskbench.analysis.metrics import PRIMARY
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
@@ -110,6 +111,7 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "objective": record.objective["name"],
                 "dataset": record.dataset["name"],
                 "seed": record.seed,
+                "primary": record.config.get("primary", PRIMARY[0]),
                 "status": record.status,
                 "machine": record.environment.get("gpu") or record.environment.get("cpu"),
                 **_schedule(record),
@@ -251,7 +253,7 @@ def _short(key: str) -> str:
 
 def _settings(record: RunRecord) -> dict[str, str]:
     """Every setting that makes a run another run, as dotted path -> JSON."""
-    config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning")}
+    config = {key: value for key, value in record.config.items() if key not in ("seed", "output", "tuning", "primary")}
     if record.objective["name"] == EXTERNAL:  # known by its weights, and never trained here
         digest = record.objective["parameters"]["digest"][:8]
         config = {**config, "objective": {"digest": digest}, "train": {}}

@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from maskbench.analysis.metrics import PRIMARY
+from maskbench.analysis.metrics import PRIMARY, first_measured
 from maskbench.record import VALIDATION, RunRecord
 
 
 def deciding_metric(trials: Sequence[RunRecord]) -> str | None:
-    """The metric by which trials are compared: the first of PRIMARY, on validation, that one of them has."""
-    return next(
-        (VALIDATION + name for name in PRIMARY if any(VALIDATION + name in trial.metrics for trial in trials)), None
+    """The metric by which trials are compared, on validation: the primary one that all state, if it was measured, else
+    the first of PRIMARY that one of them has."""
+    stated = {trial.config.get("primary", PRIMARY[0]) for trial in trials}
+    found = first_measured(
+        [*stated] if len(stated) == 1 else [],
+        lambda name: any(VALIDATION + name in trial.metrics for trial in trials),
     )
+    return None if found is None else VALIDATION + found
 
 
 def best_settings(trials: Sequence[RunRecord], row: str) -> dict[str, Any] | None:

@@ -214,6 +214,11 @@ class RunConfig(Section):
         "Probes of the frozen encoder: NAME[:key=value...],...",
         flag="--probes",
     )
+    primary: Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"] = setting(
+        "linear/top1/mean",
+        "The metric that decides: differences, p values and bold refer to it. Not part of a run's identity.",
+        flag="--primary",
+    )
     seed: Annotated[int, Field(ge=0)] = setting(
         0, "Seed of initialisation, data order, augmentation, masks and probes, each with a stream of its own."
     )
@@ -235,7 +240,7 @@ class RunConfig(Section):
     def identity(self, strategy_version: int, objective_version: int = 1) -> str:
         """hash8: what makes two runs the same but for seed, machine and place. Settings that are None, and an
         objective's first version, stay out, so that what is new leaves the names of finished runs as they are."""
-        content = self.model_dump(mode="json", exclude={"seed", "output"}, exclude_none=True)
+        content = self.model_dump(mode="json", exclude={"seed", "output", "primary"}, exclude_none=True)
         del content["system"]["device"], content["system"]["workers"]
         del content["data"]["memory_gib"], content["train"]["accumulate"]
         for path, usual in LATER_SETTINGS.items():

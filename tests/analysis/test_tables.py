@@ -212,6 +212,23 @@ def test_marks_say_what_a_row_cannot_claim() -> None:
     assert "block: the sign" not in text, "its difference from random is not shown to be one"
 
 
+def test_the_primary_metric_is_what_the_runs_state() -> None:
+    def runs(primary: str) -> list[RunRecord]:
+        made = [record(name, seed, 0.5 + seed / 100, settings={"primary": primary})
+                for name in ("random", "gmml") for seed in range(3)]  # fmt: skip
+        for each in made:
+            each.metrics["knn/top1/cls"] = 0.9 if each.strategy["name"] == "gmml" else 0.1
+        return made
+
+    (section,) = compare_strategies(to_frame(runs("knn/top1/cls")))
+    assert section.metric == "knn/top1/cls" and section.rows[0].difference is not None
+    assert section.rows[0].difference.mean == pytest.approx(0.8)
+    (section,) = compare_strategies(to_frame(runs("linear/top1/mean")))
+    assert section.metric == "linear/top1/mean"
+    mixed = to_frame([*runs("knn/top1/cls"), *runs("linear/top1/mean")])
+    assert {section.metric for section in compare_strategies(mixed)} == {"linear/top1/mean"}
+
+
 def test_every_ratio_is_compared_with_random_at_that_ratio() -> None:
     records = [
         record(name, seed, mean + ratio / 10 + seed / 500, settings={"regime": "matched", "ratio": ratio})

@@ -112,7 +112,7 @@ def test_lr_and_blr_replace_each_other() -> None:
         ({"ratio": 0.5}, "ratio is for --regime matched"),
         ({"regime": "matched", "ratio": 1.5}, "ratio=1.5 should be less than 1"),
         ({"data.img_size": 30}, "30x30 does not divide into patches of 4; try --img-size 32x32"),
-        ({"data.img_size": "big"}, "data.img_size='big' should be a valid tuple"),
+        ({"data.img_size": "big"}, "data.img_size='big' should be two numbers"),
         ({"data": 3}, "data=3 should be a mapping"),
         ({"probes": []}, "probes=.* should have at least 1 item"),
         ({"seed": -1}, "seed=-1 should be greater"),
