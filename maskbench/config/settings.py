@@ -190,7 +190,12 @@ class Tuning(Section):
 
 # Settings that came after runs were recorded, with the value that those runs had. With that value a setting is no part
 # of a run's identity.
-LATER_SETTINGS: dict[str, Any] = {"train.optimizer": "adamw", "objective.parameters.norm_last_layer": True}
+LATER_SETTINGS: dict[str, Any] = {
+    "train.optimizer": "adamw",
+    "objective.parameters.norm_last_layer": True,
+    "strategy.parameters.masked": None,
+    "strategy.parameters.scope": None,
+}
 
 
 class RunConfig(Section):
@@ -246,7 +251,7 @@ class RunConfig(Section):
         for path, usual in LATER_SETTINGS.items():
             *sections, name = path.split(".")
             section = functools.reduce(dict.__getitem__, sections, content)
-            if section.get(name) == usual:
+            if name in section and section[name] == usual:
                 del section[name]
         if self.objective.name == "external":  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}

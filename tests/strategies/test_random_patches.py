@@ -1,11 +1,16 @@
 """Random masking: uniform over all subsets of the right size."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
+from maskbench.config.settings import RunConfig
 from maskbench.core.grid import Grid
+from maskbench.runs.plan import make_plan
+from maskbench.strategy import REGISTRY
 from tests.helpers.invariants import Lab, invariants_of, notices
 
 
@@ -45,12 +50,34 @@ def all_subsets_are_equally_likely(lab: Lab) -> None:
     assert stats.chisquare([seen.count(subset) for subset in subsets]).pvalue > 1e-4
 
 
+@notices("share")
+def it_hides_as_much_as_attmask_with_attmasks_ranges(lab: Lab) -> None:
+    """AttMask: half of the images, one ratio a batch, uniform in 0.1 to 0.5."""
+    control = {"ratio": (0.1, 0.5), "masked": 0.5, "scope": "batch"}
+    counts = lab.hidden("random", 4096, **control).sum(1)
+    assert len(set(counts.tolist())) == 2, "one ratio, and images that are left whole"
+    assert abs(float((counts > 0).double().mean()) - 0.5) < 5 * 0.5 / 4096**0.5
+    drawn = [int(lab.hidden("random", 64, step=step, **control).sum(1).max()) for step in range(400)]
+    assert min(drawn) >= 20 and max(drawn) <= 98
+    assert stats.kstest([count / 196 for count in drawn], stats.uniform(0.1, 0.4).cdf).pvalue > 1e-4
+    each = lab.hidden("random", 4096, ratio=(0.1, 0.5)).sum(1)
+    assert len(set(each.tolist())) > 70, "a ratio an image"
+
+
 test_holds, test_notices = invariants_of(__name__)
 
 
-def test_bad_ratios_are_refused() -> None:
-    from maskbench.strategy import REGISTRY
+def test_new_parameters_leave_the_names_of_finished_runs() -> None:
+    """The id of a committed run, and matched leaves them out."""
+    record = (
+        next((Path(__file__).parents[2] / "results" / "cifar10-small" / "runs").glob("random-*-s0")) / "record.json"
+    )
+    stored = json.loads(record.read_text())
+    assert make_plan(RunConfig.model_validate(stored["config"])).run_id == stored["run_id"]
+    assert REGISTRY.get("random")().matched(0.6).parameters == {"ratio": 0.6, "masked": None, "scope": None}
 
+
+def test_bad_ratios_are_refused() -> None:
     for ratio in (0, 1, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="ratio"):
             REGISTRY.create("random", ratio=ratio)
