@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 INTERRUPTED = 130  # a shell's code for Ctrl-C
-SECONDS_FOR_FIRST = 60  # that another process of the machine waits for the first to tell a mistake of both
+SECONDS_FOR_FIRST = 60  # that other processes of the machine wait for the first to report a mistake of both
 
 
 def main() -> None:
@@ -88,13 +88,13 @@ def _print_warning(message: str) -> None:
 
 
 def _print_error(message: str, code: int) -> int:
-    """One line. Of several processes that find the same mistake, the first on each machine tells it; a failure is told
-    by the process that it met."""
+    """One line. If several processes make the same mistake, the first on each machine reports it; every process reports
+    its own failure."""
     if code != 1 and detect_launch().local_rank:
         if code != 2:
             return code
-        # The launcher stops all processes once one has ended, so this one waits: the first may not have spoken yet.
-        # A mistake that the first process does not meet is told here, late.
+        # The launcher stops all processes once one has ended, so this one waits until the first has reported. If the
+        # first does not make the mistake, this process reports it, late.
         time.sleep(SECONDS_FOR_FIRST)
     with suppress(OSError):  # nobody may be left to read it
         print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
