@@ -244,7 +244,7 @@ def _name(record: RunRecord) -> str:
 
 def _shared(key: str, settings: dict[str, str]) -> tuple[str, ...]:
     """With whom a setting is compared: parameters of an objective only within that objective."""
-    return (key, settings["objective.name"]) if key.startswith("objective.parameters.") else (key,)
+    return (key, settings.get("objective.name", "")) if key.startswith("objective.parameters.") else (key,)
 
 
 def _short(key: str) -> str:

@@ -42,7 +42,7 @@ def on_grid(rows: int, cols: int, folder: Path, strategy: str, **changes: Any) -
     ("strategy", "side", "what"),
     [
         ("block:ratio=0.99", 2, "nothing"),
-        ("multi-block", 2, "everything"),
+        ("multi-block:ratio=0.85", 2, "everything"),
         ("attention-throw:start=0", 2, "everything"),
         ("random-coarse", 2, "everything"),
     ],
@@ -80,9 +80,9 @@ def test_images_left_whole_on_purpose_need_no_warning(strategy: str, tmp_path: P
 
 
 def test_images_shown_nothing_of_are_counted(tmp_path: Path) -> None:
-    plan, splits = load_data(make_plan(on_grid(3, 3, tmp_path, "multi-block")))
+    plan, splits = load_data(make_plan(on_grid(3, 3, tmp_path, "cluster")))
     useless = count_useless_masks(plan.config, plan.strategy, splits, build_state(plan, splits))
     assert 0.02 < useless.full < 0.4
     assert useless.reason_to_refuse is None
     assert useless.warning is not None
-    assert "multi-block hides everything of" in useless.warning
+    assert "cluster hides everything of" in useless.warning
