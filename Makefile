@@ -8,7 +8,7 @@ CLOTHING ?= clothing  # github.com/alexeygrigorev/clothing-dataset-small, CC0
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration chaos test-lowest check bench docs site clean
+.PHONY: help demo test test-integration simulations chaos test-lowest check bench docs site clean
 
 help: ## print these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +17,11 @@ demo: $(VENV)/.installed ## pre-train and probe on generated data, print the tab
 	$(BIN)/maskbench run --strategy gmml
 
 test: $(VENV)/.installed-test ## run the tests, two at a time, each on one core: 8 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable -m "not integration"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --benchmark-disable --durations=15 \
+		-m "not integration and not simulation"
 
 test-integration: $(VENV)/.installed-test ## run the tests with clusters, browsers and killed processes
-	$(BIN)/python -m pytest -m integration
+	$(BIN)/python -m pytest -m integration --durations=15
 
 test-lowest: ## run tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv $(LOWEST)
@@ -29,7 +30,10 @@ test-lowest: ## run tests with the lowest versions that pyproject.toml allows, i
 	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip freeze --exclude-editable > $(LOWEST)/lowest.txt
 	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install --quiet --constraint $(LOWEST)/lowest.txt \
 		pytest pytest-benchmark hypothesis scikit-learn
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -m "not integration" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -m "not integration and not simulation" $(LOWEST_TESTS)
+
+simulations: $(VENV)/.installed-test ## hold every claim of a table by 2,000 simulated experiments of 36 kinds: minutes (docs/statistics.md)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m simulation
 
 chaos: $(VENV)/.installed-test ## kill runs at random and at every disk operation: half an hour (docs/reliability.md)
 	$(BIN)/python -m tests.helpers.chaos

@@ -96,7 +96,7 @@ def test_few_claims_are_false(case: tuple[float, int, int, int]) -> None:
     assert max(false_claims(300, *case)) <= 0.10
 
 
-@pytest.mark.integration
+@pytest.mark.simulation
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_claims_of_2000_experiments(case: tuple[float, int, int, int]) -> None:
     """The error of every family is at most 6.5 %, no row contradicts itself, power is as printed within 5 points."""
