@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -121,7 +121,9 @@ class EncodedImages:
         return pixels if pixels.shape == shape else _resize(pixels, rows, cols)
 
     def _decode_error(self, index: int, error: Exception) -> UsageError:
-        return UsageError(f"cannot decode {self.names[index]}: {error}; repair or remove it")
+        unknown = isinstance(error, UnidentifiedImageError)  # Pillow's words name an object in memory
+        reason = "it is no image, or its beginning is damaged" if unknown else error
+        return UsageError(f"cannot decode {self.names[index]}: {reason}; repair or remove it")
 
 
 def _decode_rgb_jpeg(encoded: bytes, image: Image.Image) -> np.ndarray | None:
