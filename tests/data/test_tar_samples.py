@@ -73,7 +73,7 @@ MIXED = [*members_of(PLAIN), ("0009.seg.png", mask(9)), ("0009.cls", b"0")]
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        (DOTTED, r"^the sample img of .*train.tar has several images: img.0.png, img.1.png, img.2.png; a sample's nam"),
+        (DOTTED, r"^the sample img of .*train.tar has several images: img.0.png, img.1.png, img.2.png; a sample's"),
         (members_of({"png": png, "jpg": png, "cls": label}), "sample 0000 of .* has several images: 0000.png, 0000.jp"),
         (members_of({"a.png": png, "b.png": png}), "sample 0000 of .* has several images: 0000.a.png, 0000.b.png"),
         (MIXED, "images have different fields: 0000.png and 0009.seg.png .of .*train.tar.; rename those that are mean"),
@@ -90,7 +90,7 @@ MIXED = [*members_of(PLAIN), ("0009.seg.png", mask(9)), ("0009.cls", b"0")]
         (members_of({"png": png, "cls": lambda _: b"cat"}), "0000.cls of .* has the label 'cat', where a whole number"),
         (members_of({"png": png, "cls": lambda _: b"1.5"}), "0000.cls of .* has the label '1.5', where a whole number"),
         (members_of({"png": png, "cls": lambda _: b"true"}), "0000.cls of .* has the label 'True', where a whole numb"),
-        (members_of({"png": png, "cls": lambda _: b""}), "0000.cls of .* has the label '', where a whole number shoul"),
+        (members_of({"png": png, "cls": lambda _: b""}), "0000.cls of .* has the label '', where a whole number"),
         (members_of({"png": png, "cls": lambda _: b"\xff\xfe"}), "0000.cls of .* has the label '.*', where a whole nu"),
     ],
 )  # fmt: skip
