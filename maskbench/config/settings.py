@@ -48,6 +48,11 @@ class Data(Section):
     limit: Annotated[int, Field(ge=1)] | None = setting(
         None, "Use only the first N training images of a fixed, stratified order. Test stays whole.", flag="--limit"
     )
+    resample: Literal[True] | None = setting(
+        None,
+        "The seed also chooses which images --limit keeps and which are held out for validation. Test stays the same.",
+        flag="--resample",
+    )
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = setting(
         (0.2, 1.0), "Smallest and largest area of a random crop, as shares of the image."
     )

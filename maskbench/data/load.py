@@ -34,6 +34,7 @@ def load_dataset(
     data_dir: str | None = None,
     memory_gib: float = math.inf,
     label_column: str | None = None,
+    order_seed: int = 0,
 ) -> Splits:
     """Load a data set for a model that takes images of `channels` x `size`.
 
@@ -50,6 +51,7 @@ def load_dataset(
         memory_gib: Stream the images from disk if they take more than this when decoded. Generated `shapes` are never
             streamed.
         label_column: The column of labels in Parquet files and hfds/... . Default: label, labels or fine_label.
+        order_seed: Of the stratified order by which images are kept and held out.
 
     Raises:
         UsageError: The name is unknown, a path is missing, files are broken, or `limit` leaves a class without images.
@@ -69,7 +71,7 @@ def load_dataset(
     if limit is not None and limit < len(prepared.classes):
         classes = len(prepared.classes)
         raise UsageError(f"--limit {limit} leaves some of the {classes} classes of {plan.name} without images")
-    train = _limit_training_images(prepared, plan.cache_key, limit)
+    train = _limit_training_images(prepared, plan.cache_key, limit, order_seed)
     return build_splits(
         plan.name,
         train,
@@ -77,6 +79,7 @@ def load_dataset(
         classes=prepared.classes,
         fingerprint=prepared.fingerprint,
         validation=prepared.splits.get("validation"),
+        order_seed=order_seed,
     )
 
 
@@ -155,13 +158,15 @@ def _plan_shapes(size: tuple[int, int], channels: int) -> _Plan:
     return _Plan("shapes", {"shapes": shapes.VERSION, "size": size, "channels": channels, **counts}, generate)
 
 
-def _limit_training_images(prepared: PreparedDataset, cache_key: dict[str, Any], limit: int | None) -> Split:
+def _limit_training_images(
+    prepared: PreparedDataset, cache_key: dict[str, Any], limit: int | None, order_seed: int
+) -> Split:
     """The first `limit` training images of the stratified order. Streamed ones are decoded once, to count their pixel
     levels; the cache keeps the counts."""
     train = prepared.splits["train"]
     if limit is None or limit >= len(train):
         return train
-    limited = train.subset(stratified_order(train.labels)[:limit].sort().values)
+    limited = train.subset(stratified_order(train.labels, order_seed)[:limit].sort().values)
     if not isinstance(limited, StreamedImages):
         return limited
 
@@ -169,4 +174,5 @@ def _limit_training_images(prepared: PreparedDataset, cache_key: dict[str, Any],
         with ignore_repeated_warnings():
             return replace(prepared, splits={"train": limited.with_level_counts()})
 
-    return read_or_create({**cache_key, "limit": limit}, count_levels).splits["train"]
+    order = {"order_seed": order_seed} if order_seed else {}
+    return read_or_create({**cache_key, "limit": limit, **order}, count_levels).splits["train"]

@@ -147,9 +147,9 @@ class Splits:
         )
 
 
-def stratified_order(labels: Tensor) -> Tensor:
-    """(N,) int64: an order, fixed by seed 0, in which every prefix holds the classes of `labels` (N,) in proportion."""
-    noise = CounterRNG(sample_keys(torch.arange(len(labels)), 0, "stratified")).uniform()
+def stratified_order(labels: Tensor, seed: int = 0) -> Tensor:
+    """(N,) int64: an order, fixed by `seed`, in which every prefix holds the classes of `labels` (N,) in proportion."""
+    noise = CounterRNG(sample_keys(torch.arange(len(labels)), seed, "stratified")).uniform()
     by_class = (labels.double() + noise.double() * 0.999).argsort()  # random within a class
     sizes = torch.bincount(labels)
     starts = sizes.cumsum(0) - sizes
@@ -166,6 +166,7 @@ def build_splits(
     classes: tuple[str, ...],
     fingerprint: str,
     validation: Split | None = None,
+    order_seed: int = 0,
 ) -> Splits:
     """Make `Splits`, with the mean and standard deviation of the training pixels.
 
@@ -176,9 +177,10 @@ def build_splits(
         classes: Class names.
         fingerprint: Identifies the content.
         validation: A split of its own for choices. Default: hold out a stratified tenth of train, at least one image.
+        order_seed: Of the order that says which tenth.
     """
     if validation is None:
-        order = stratified_order(train.labels)
+        order = stratified_order(train.labels, order_seed)
         count = max(1, round(VALIDATION_SHARE * len(train)))
         held_out: Tensor | Split = order[:count].sort().values
         fit = order[count:].sort().values

@@ -123,8 +123,9 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
     config, data = plan.config, plan.config.data
     configure_torch(config.system)
     column = data.label_column if data.probe_dataset is None else None  # it is of the data that are probed
+    seed = _order_seed(config)
     splits = load_dataset(
-        data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib, column
+        data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib, column, seed
     )
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if plan.objective.needs_labels and not splits.classes:
@@ -138,6 +139,11 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
     if reason is not None:
         raise UsageError(reason)
     return plan, splits.to(torch.device(config.system.device))
+
+
+def _order_seed(config: RunConfig) -> int:
+    """By which images are kept and held out: the run's with `resample`, else the same for all runs."""
+    return config.seed if config.data.resample else 0
 
 
 def training_splits(plan: Plan, splits: Splits) -> Splits:
@@ -159,8 +165,9 @@ def probe_splits(plan: Plan, splits: Splits) -> Splits:
     """
     data = plan.config.data
     if data.probe_dataset is not None:
+        size, column, seed = data.img_size, data.label_column, _order_seed(plan.config)
         other = load_dataset(
-            data.probe_dataset, data.img_size, data.in_chans, None, data.data_dir, data.memory_gib, data.label_column
+            data.probe_dataset, size, data.in_chans, None, data.data_dir, data.memory_gib, column, seed
         )
         splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
     if splits.classes:

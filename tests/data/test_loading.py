@@ -16,14 +16,17 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from maskbench import data
 from maskbench.data import cache
 from maskbench.data.encoded_images import EncodedImages
-from maskbench.data.splits import Splits, stratified_order
+from maskbench.data.splits import Images, Splits, stratified_order
 from maskbench.data.streaming import StreamedImages
 from maskbench.errors import UsageError
+from maskbench.runs.plan import load_data, make_plan
 from tests.helpers.image_files import CLASSES, open_hub, picture, png, write_folders, write_hub, write_parquet
+from tests.helpers.tiny_run import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -391,3 +394,30 @@ def test_real_photographs(clothing: Path) -> None:
     assert splits.sizes == {"train": 3068, "validation": 341, "test": 372}
     assert len(splits.classes) == 10
     assert splits.train.stretch.unique().numel() > 2
+
+
+def test_a_seed_may_choose_the_images(tmp_path: Path) -> None:
+    """With resample the seed says which images are kept and held out, for all strategies alike; the test images and a
+    run's name without it stay the same."""
+    write_folders(tmp_path / "photos", "train", 0, 60)
+    write_folders(tmp_path / "photos", "test", 100, 6)
+
+    def load(strategy: str, seed: int, **changes: Any) -> tuple[Tensor, Tensor, Tensor]:
+        settings = {"data__dataset": str(tmp_path / "photos"), "data__limit": 40, "seed": seed, **changes}
+        _, splits = load_data(make_plan(tiny_config(tmp_path, strategy, **settings)))
+        assert isinstance(splits.train, Images) and isinstance(splits.test, Images)
+        assert isinstance(splits.validation, Tensor)
+        return splits.train.pixels, splits.train.pixels[splits.validation], splits.test.pixels
+
+    fixed = [load("random", seed) for seed in (1, 2)]
+    assert all(torch.equal(one, two) for one, two in zip(*fixed, strict=True))
+    drawn = {seed: load("random", seed, data__resample=True) for seed in (1, 2)}
+    assert not torch.equal(drawn[1][0], drawn[2][0]) and not torch.equal(drawn[1][1], drawn[2][1])
+    assert torch.equal(drawn[1][2], drawn[2][2]), "test is test"
+    again = load("gmml", 2, data__resample=True)
+    assert all(torch.equal(one, two) for one, two in zip(drawn[2], again, strict=True))
+    all_images = {image.numpy().tobytes() for image in load("random", 0, data__limit=None)[0]}
+    assert {image.numpy().tobytes() for image in drawn[1][0]} < all_images and len(drawn[1][0]) == 40
+    plain, off = (make_plan(tiny_config(tmp_path, "random", **changes)).run_id for changes in
+                  ({}, {"data__resample": None}))  # fmt: skip
+    assert plain == off != make_plan(tiny_config(tmp_path, "random", data__resample=True)).run_id
