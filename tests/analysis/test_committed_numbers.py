@@ -1,4 +1,4 @@
-"""Every number of the committed comparisons and probe tables, computed again from the records by pandas and scipy.
+"""The numbers of the committed tables, computed again from the records by pandas and scipy alone.
 
 None of maskbench's code is used here: the records are JSON, the tables CSV.
 """
@@ -138,3 +138,66 @@ def test_probes(folder: Path) -> None:
         values = [value for run in runs_of(row["group"], label, folder) for name, value in run["metrics"].items()
                   if name.replace("/", " ") == row["probe"]]  # fmt: skip
         assert (not values and math.isnan(row[label])) or row[label] == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def with_table(name: str) -> Any:
+    """The folders that have such a table."""
+    found = [folder for folder in FOLDERS if (folder / "tables" / f"{name}.csv").exists()]
+    return pytest.mark.parametrize("folder", found, ids=lambda folder: folder.name)
+
+
+@with_table("test-sample")
+def test_what_the_test_sample_leaves_open(folder: Path) -> None:
+    """McNemar's exact test for every seed of every row, Holm-corrected over all of them at once."""
+    for group, table in pd.read_csv(folder / "tables" / "test-sample.csv").groupby("group"):
+        correct = {label: correct_images(str(group), label, folder) for label in ("random", *table["strategy"])}
+        pairs = [(label, seed) for label in table["strategy"] for seed in correct[label] if seed in correct["random"]]
+        p_values = {}
+        for label, seed in pairs:
+            ours, theirs = correct[label][seed], correct["random"][seed]
+            wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+            p_values[label, seed] = stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        rejected = set()
+        for rank, pair in enumerate(sorted(p_values, key=lambda pair: p_values[pair])):
+            if p_values[pair] * (len(pairs) - rank) >= 0.05:
+                break
+            rejected.add(pair)
+        for row in table.to_dict("records"):
+            own = [seed for label, seed in pairs if label == row["strategy"]]
+            gaps = [correct[row["strategy"]][seed].astype(int) - correct["random"][seed] for seed in own]
+            halves = [stats.norm.ppf(0.975) * gap.std() / math.sqrt(len(gap)) for gap in gaps]
+            assert (row["n"], row["images"]) == (len(own), len(gaps[0]))
+            assert row["difference"] == pytest.approx(np.mean([gap.mean() for gap in gaps]), rel=1e-5, abs=1e-9)
+            assert row["difference/half"] == pytest.approx(np.mean(halves), rel=1e-5)
+            assert row["apart"] == sum(label == row["strategy"] for label, _ in rejected)
+
+
+def correct_images(group: str, label: str, folder: Path) -> dict[int, np.ndarray]:
+    """Which test images each seed classifies correctly, where predictions are kept."""
+    found = {}
+    for run in runs_of(group, label, folder):
+        path = folder / "runs" / run["run_id"] / "predictions.npz"
+        if path.exists():
+            with np.load(path) as stored:
+                found[run["seed"]] = stored["linear/mean"] == stored["labels"]
+    return found
+
+
+@with_table("epochs-to-baseline")
+def test_epochs_to_the_baseline(folder: Path) -> None:
+    reading = "online/knn/top1/mean"
+    for group, table in pd.read_csv(folder / "tables" / "epochs-to-baseline.csv").groupby("group"):
+        curves = {label: [[row for row in run["curve"] if reading in row] for run in runs_of(str(group), label, folder)]
+                  for label in table["strategy"]}  # fmt: skip
+        target = np.mean([curve[-1][reading] for curve in curves["random"]])
+        for row in table.to_dict("records"):
+            reached = []
+            for curve in curves[row["strategy"]]:
+                twice = [one["epoch"] for one, two in itertools.pairwise(curve)
+                         if one[reading] >= target and two[reading] >= target]  # fmt: skip
+                reached.append(min(twice, default=math.inf))
+            assert (row["n"], row["reached"]) == (len(reached), sum(map(math.isfinite, reached)))
+            for column, value in (("epochs", np.median(reached)), ("epochs/low", min(reached)),
+                                  ("epochs/high", max(reached))):  # fmt: skip
+                known = row.get(column, math.nan)
+                assert known == value if math.isfinite(value) else math.isnan(known)
