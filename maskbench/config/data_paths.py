@@ -46,9 +46,16 @@ def spell_path(path: str, base: str | None = None) -> str:
     if os.path.realpath(normal) != os.path.realpath(path):  # `..` behind a link
         return path.rstrip("/")
     if Path(normal).is_absolute():
-        bases = [str(Path(base).absolute())] if base else [str(Path.cwd()), os.environ.get("PWD", str(Path.cwd()))]
+        bases = [str(Path(base).absolute())] if base else _names_of_working_directory()
         near = [folder for folder in bases if os.path.commonpath([folder, normal]) != os.sep]
         if not near:
             return normal
         normal = min((os.path.relpath(normal, folder) for folder in near), key=len)
     return normal if normal.split("/")[0] in ("..", "") else f"./{normal}"
+
+
+def _names_of_working_directory() -> list[str]:
+    """Its path, and the one by which a shell came here, through links perhaps. PWD is of the shell, so that a program
+    which starts this one elsewhere leaves it behind: then it is another folder's."""
+    here, shells = str(Path.cwd()), os.environ.get("PWD", "")
+    return [here, shells] if shells and os.path.realpath(shells) == os.path.realpath(here) else [here]

@@ -55,6 +55,15 @@ def test_spelling(typed: str, spelled: str, here: Path) -> None:
     assert spell_dataset(typed, None) == spelled
 
 
+def test_a_shells_directory_that_is_another_says_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that was started with a working directory of its own; a link to the directory is believed."""
+    monkeypatch.setenv("PWD", "/far/project")
+    assert spell_dataset("/far/away", None) == "/far/away"
+    (here.parent / "link").symlink_to(here)
+    monkeypatch.setenv("PWD", str(here.parent / "link"))
+    assert spell_dataset(f"{here.parent}/link/tex", None) == "./tex"
+
+
 def test_shards_are_relative_to_their_data_dir(here: Path) -> None:
     assert spell_dataset("wds/shards/", str(here.parent)) == "wds/shards"
     assert spell_dataset(f"wds/{here}/tex", str(here.parent)) == "wds/project/tex"
