@@ -15,7 +15,7 @@ class UsageError(ValueError):
 
 
 class ContractError(ValueError):
-    """A strategy breaks the contract: it returns what is no view, or reads a signal that it does not need.
+    """A strategy breaks the contract: it does not return a view, or it reads a signal that its `needs` lacks.
 
     A strategy refuses a grid by a ValueError; this one is never such a refusal.
     """

@@ -188,7 +188,7 @@ def _round(difference: Difference | None, comparisons: int, correlation: float |
     detectable = detectable_difference(difference, comparisons, correlation or 0.0)
     bounds = (round_stable(difference.low), round_stable(difference.high), round_stable(difference.p))
     known = None if detectable is None else round_estimate(detectable)
-    return RowDifference(difference.n, difference.n_other, round_known(difference.mean), *bounds, known)
+    return RowDifference(difference.n, difference.n_other, round_known(difference.mean), *bounds, detectable=known)
 
 
 def _usual_seeds(scores: Scores) -> Set[int]:

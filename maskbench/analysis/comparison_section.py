@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from maskbench.analysis.comparison_notes import comparison_notes
+from maskbench.analysis.mean_differences import Difference
 from maskbench.analysis.metrics import METRICS, UNTRAINED, heading
 from maskbench.analysis.sections import Column, Row, Section, format_points, make_column
 from maskbench.analysis.statistics import Estimate
@@ -28,36 +29,14 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class RowDifference:
-    """A row's accuracy minus that of another, in the deciding metric, with seven digits; see `Difference`.
+class RowDifference(Difference):
+    """A row's accuracy minus that of another, in the deciding metric, with seven digits.
 
     Attributes:
-        n: Seeds of the row.
-        n_other: Seeds of the other.
-        mean: Difference of the means, in [-1, 1].
-        low: Lower end of its interval, corrected like p; None where nothing is tested.
-        high: Its upper end.
-        p: Two-sided p value, corrected for all comparisons of its kind in the section.
-        detectable: The true difference that these seeds find with a chance of 80 %, after that correction.
+        detectable: The true difference that these seeds find with a chance of 80 %, after the correction.
     """
 
-    n: int
-    n_other: int
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
     detectable: Estimate | None = None
-
-    @property
-    def is_better(self) -> bool:
-        """More than the other, and that is no chance."""
-        return self.low is not None and self.low > 0
-
-    @property
-    def is_worse(self) -> bool:
-        """Less than the other, and that is no chance."""
-        return self.high is not None and self.high < 0
 
     def to_json(self) -> dict[str, float | None]:
         """What was not tested is null."""

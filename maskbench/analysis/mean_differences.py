@@ -55,12 +55,12 @@ class Difference:
 
     @property
     def is_better(self) -> bool:
-        """The first is better, and that is no chance."""
+        """The first is better by more than chance explains."""
         return self.low is not None and self.low > 0
 
     @property
     def is_worse(self) -> bool:
-        """The first is worse, and that is no chance."""
+        """The first is worse by more than chance explains."""
         return self.high is not None and self.high < 0
 
 

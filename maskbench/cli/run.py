@@ -203,7 +203,7 @@ def run(
 
 
 def _print_config(run_set: RunSet) -> None:
-    """The first run that is no control, as YAML."""
+    """The first run that is not a control, as YAML."""
     import yaml
 
     if detect_launch().is_rank0:

@@ -1,4 +1,4 @@
-"""What a path looks like that is no data set, and what to type."""
+"""A path that is not a data set: what it looks like, and what to type."""
 
 from pathlib import Path
 

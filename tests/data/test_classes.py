@@ -1,4 +1,4 @@
-"""Labels: classes are matched by name, and what is no class is one line before anything runs."""
+"""Labels: classes are matched by name. A label that names no class is refused in one line, before anything runs."""
 
 import json
 import math
