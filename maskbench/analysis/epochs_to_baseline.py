@@ -115,7 +115,7 @@ def make_sections(results: Results, baseline: str = BASELINE) -> list[EpochsSect
     for group, members in results.frame.groupby("group", sort=True):
         runs: dict[str, list[RunRecord]] = {}
         for run_id, label in zip(members["run_id"], members["label"], strict=True):
-            if _has_readings(by_id[run_id]) and not is_control(str(label)):
+            if has_readings(by_id[run_id]) and not is_control(str(label)):
                 runs.setdefault(str(label), []).append(by_id[run_id])
         if baseline in runs and len(runs) > 1:
             sections.append(_make_section(str(group), runs, baseline))
@@ -124,7 +124,7 @@ def make_sections(results: Results, baseline: str = BASELINE) -> list[EpochsSect
 
 def _make_section(group: str, runs: dict[str, list[RunRecord]], baseline: str) -> EpochsSection:
     theirs = runs[baseline]
-    target = statistics.mean(_last_reading(run)[READING] for run in theirs)
+    target = statistics.mean(map(last_accuracy, theirs))
     whole = {name: statistics.mean(_amount(name, run, _last_reading(run)) for run in theirs)
              for name in (*MEASURES, "tflops")}  # fmt: skip
     rows = [_make_row(label, own, target, whole) for label, own in sorted(runs.items())]
@@ -142,18 +142,19 @@ def _false_sooner(runs: Sequence[RunRecord]) -> float:
     """How often the median of seeds drawn from the baseline gets, before the end, to the target of other seeds drawn
     from it."""
     generator = np.random.default_rng(0)
-    last = np.array([_last_reading(run)[READING] for run in runs])
+    last = np.array([last_accuracy(run) for run in runs])
     epochs = _last_reading(runs[0])["epoch"]
     hits = 0
     for _ in range(RESAMPLES):
         ours, theirs = generator.integers(len(runs), size=(2, len(runs)))
         target = float(last[theirs].mean())
-        reached = [_first_reaching(runs[place], target) for place in ours]
+        reached = [first_reaching(runs[place], target) for place in ours]
         hits += statistics.median(math.inf if row is None else row["epoch"] for row in reached) < epochs
     return round_known(hits / RESAMPLES)
 
 
-def _has_readings(record: RunRecord) -> bool:
+def has_readings(record: RunRecord) -> bool:
+    """Whether a run was completed and read by online k-NN on the way."""
     return record.status == "complete" and any(READING in row for row in record.curve)
 
 
@@ -163,7 +164,7 @@ def _sort_key(row: EpochsRow) -> tuple[float, str]:
 
 
 def _make_row(label: str, runs: Sequence[RunRecord], target: float, whole: dict[str, float]) -> EpochsRow:
-    reached = [_first_reaching(run, target) for run in runs]
+    reached = [first_reaching(run, target) for run in runs]
     amounts = {}
     for name, all_ in whole.items():
         own = [math.inf if row is None else _amount(name, run, row) for run, row in zip(runs, reached, strict=True)]
@@ -172,11 +173,16 @@ def _make_row(label: str, runs: Sequence[RunRecord], target: float, whole: dict[
     return EpochsRow(label=label, n=len(runs), reached=sum(row is not None for row in reached), amounts=amounts)
 
 
-def _first_reaching(record: RunRecord, target: float) -> dict[str, float] | None:
+def first_reaching(record: RunRecord, target: float) -> dict[str, float] | None:
     """The first row of the curve whose reading, and the next one, are the target or more: one alone may be noise."""
     readings = [row for row in record.curve if READING in row]
     pairs = itertools.pairwise(readings)
     return next((row for row, after in pairs if min(row[READING], after[READING]) >= target), None)
+
+
+def last_accuracy(record: RunRecord) -> float:
+    """The last online reading of a run that has some, in [0, 1]."""
+    return _last_reading(record)[READING]
 
 
 def _last_reading(record: RunRecord) -> dict[str, float]:

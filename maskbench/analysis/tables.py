@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskbench.analysis import across_datasets, epochs_to_baseline, probe_table, sampling_uncertainty, tuning_table
+from maskbench.analysis import (
+    across_datasets,
+    claims,
+    epochs_to_baseline,
+    probe_table,
+    sampling_uncertainty,
+    tuning_table,
+)
 from maskbench.analysis.comparison import compare_strategies
 from maskbench.analysis.metrics import BASELINE
 from maskbench.analysis.results import Results
@@ -15,6 +22,7 @@ from maskbench.runtime.atomic_files import write_atomically
 def make_other_tables(results: Results, baseline: str = BASELINE) -> dict[str, Sequence[Section]]:
     """Every table but the comparison, by file name; a table without anything to say has no section."""
     return {
+        "claims": claims.make_sections(results),
         "across-data": across_datasets.make_sections(results, baseline),
         "epochs-to-baseline": epochs_to_baseline.make_sections(results, baseline),
         "test-sample": sampling_uncertainty.make_sections(results, baseline),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from maskbench.config.claims import Claim
 from maskbench.config.settings import RunConfig
 from maskbench.config.suite import Choice, Suite, expand_suite, expand_trials
 
@@ -17,6 +18,10 @@ class RunSet(Protocol):
     def trials(self) -> list[RunConfig]:
         """The runs by which settings are chosen; none where nothing is tuned."""
 
+    @property
+    def claims(self) -> list[Claim]:
+        """What the comparison is to decide."""
+
     def runs(self, choose: ChooseSettings | None = None) -> list[RunConfig]:
         """The runs to compare. choose: gives the settings of a tuned row; the first combination if it is None."""
 
@@ -29,6 +34,10 @@ class FixedRuns:
 
     @property
     def trials(self) -> list[RunConfig]:
+        return []
+
+    @property
+    def claims(self) -> list[Claim]:
         return []
 
     def runs(self, _: ChooseSettings | None = None) -> list[RunConfig]:
@@ -46,6 +55,10 @@ class SuiteRuns:
     @property
     def trials(self) -> list[RunConfig]:
         return expand_trials(self.name, self.suite, self.overrides)
+
+    @property
+    def claims(self) -> list[Claim]:
+        return self.suite.claims
 
     def runs(self, choose: ChooseSettings | None = None) -> list[RunConfig]:
         return expand_suite(self.name, self.suite, self.overrides, choose)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
+from maskbench.config.claims import Claim
 from maskbench.config.resolve import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
 from maskbench.config.section import Section, setting
 from maskbench.config.settings import Model, RunConfig, Train
@@ -72,6 +73,9 @@ class Suite(Section):
     )
     tuning_seeds: Seeds = setting([1000], "Seeds of the trials; none of them may be among `seeds`.")
     controls: list[str] = setting(list(CONTROLS), "Control rows to add: random-init, supervised.")
+    claims: list[Claim] = setting(
+        [], "What papers say about two rows: says, source, better, than, metric. The tables give a verdict on each."
+    )
 
     @property
     def combinations(self) -> list[Choice]:

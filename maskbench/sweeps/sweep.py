@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from tabulate import tabulate
 
 from maskbench.analysis.mean_differences import describe_power
 from maskbench.analysis.tuning import best_settings
+from maskbench.config.claims import CLAIMS_FILE, dump_claims
 from maskbench.config.run_set import ChooseSettings, RunSet
 from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
@@ -25,6 +27,7 @@ from maskbench.runs.plan import Plan, load_data, make_plan
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import check_runs, run_each
 from maskbench.runs.trackers import TrackingReporter, create_trackers
+from maskbench.runtime.atomic_files import write_atomically
 from maskbench.runtime.collectives import is_rank0, process_count, run_on_every_rank, run_on_rank0
 from maskbench.sweeps.budget import fit_epochs_to_budgets
 from maskbench.sweeps.time_estimate import MEASURED_PROBES, RunEstimate, estimate_runs, estimate_seconds
@@ -83,11 +86,19 @@ class Sweep:
             How many runs there are, and the records of those that have one. Trials are not counted.
         """
         trials, runs = run_on_rank0(self.resolve_configs)
+        if is_rank0():
+            self._write_claims(Path(runs[0].output))
         if trials:
             records = self._execute(trials)
             runs = run_on_rank0(lambda: self._resolve(self.run_set.runs(_settings_of_row(trials, records))))
             self._report_settings(trials, records)
         return len({make_plan(config).run_id for config in runs}), self._execute(runs)
+
+    def _write_claims(self, folder: Path) -> None:
+        """Beside the results that will decide them, before there are any."""
+        if self.run_set.claims:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / CLAIMS_FILE, dump_claims(self.run_set.claims))
 
     def _resolve(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
         """With `auto` as the placement means it, and the epochs of their budgets."""
