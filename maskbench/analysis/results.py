@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -220,16 +221,21 @@ def _length(train: dict[str, Any]) -> str:
 
 def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
     """The strategy's name, for controls the objective's, for encoders from elsewhere their own, marked; with the
-    settings that differ where one name stands for several configurations in a group."""
+    settings that differ where one name stands for several configurations in a group, and with the objective where a
+    group trains by several."""
     names = [_name(record) for record in records]
     settings = [_settings(record) for record in records]
     values: dict[tuple[str, ...], set[str]] = {}
     for name, group, own in zip(names, groups, settings, strict=True):
         for key, value in own.items():
             values.setdefault((name, group, *_shared(key, own)), set()).add(value)
+    objectives = {(group, own["objective.name"]) for name, group, own in zip(names, groups, settings, strict=True)
+                  if "objective.name" in own and not is_control(name)}  # fmt: skip
+    counts = Counter(group for group, _ in objectives)
     labels = []
     for name, group, own in zip(names, groups, settings, strict=True):
-        differing = [key for key in own if len(values[name, group, *_shared(key, own)]) > 1]
+        shown_always = {"objective.name"} if counts[group] > 1 and not is_control(name) else set()
+        differing = [key for key in own if key in shown_always or len(values[name, group, *_shared(key, own)]) > 1]
         shown = ", ".join(f"{_short(key)}={own[key]}" for key in differing)
         labels.append(f"{name} ({shown})" if shown else name)
     return labels

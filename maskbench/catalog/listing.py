@@ -70,7 +70,7 @@ def _suites() -> Entries:
     for name in suite.suite_names():
         _, settings = suite.read_suite(name)
         runs = suite.expand_suite(name, settings, {})
-        size = f"{len(settings.strategies)} strategies, {len(settings.seeds)} seeds"
+        size = f"{len(settings.rows or settings.strategies or ())} rows, {len(settings.seeds)} seeds"
         summary = f"{len(runs)} runs: {size}, preset {settings.preset}"
         entries.append({"name": name, "summary": summary, "settings": settings.model_dump(mode="json")})
     return entries, {}

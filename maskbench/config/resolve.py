@@ -22,12 +22,12 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """The settings of a preset. UsageError for an unknown name."""
+    """The settings of a preset, over those of the `preset` that it names. UsageError for an unknown name."""
     if name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     text = resources.files("maskbench.config.presets").joinpath(f"{name}.yaml").read_text()
     settings: dict[str, Any] = yaml.safe_load(text)
-    return settings
+    return merge(load_preset(settings.pop("preset")), settings) if "preset" in settings else settings
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
     What is chosen by name starts afresh: naming a model drops the kwargs that it had, also where the name is the same;
     another objective or strategy drops the old one's parameters. What is given beside the name stays, in any order.
-    `lr` and `blr` replace each other, and `epochs` an earlier budget.
+    `lr` and `blr` replace each other, `epochs` an earlier budget, and the paper regime drops an earlier ratio.
     """
     merged = dict(settings)
     if "name" in overrides:
@@ -69,6 +69,8 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
             merged |= {"lr": None, "blr": None, key: value}
         elif key == "epochs" and value is not None:
             merged |= {"budget": None, key: value}
+        elif key == "regime" and value == "paper" and "ratio" not in overrides:
+            merged |= {"ratio": None, key: value}
         else:
             merged[key] = value
     return merged

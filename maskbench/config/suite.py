@@ -15,7 +15,7 @@ from maskbench.config.claims import Claim
 from maskbench.config.resolve import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
 from maskbench.config.section import Section, setting
 from maskbench.config.settings import Model, RunConfig, Train
-from maskbench.config.specs import OneSpec, Spec, Specs
+from maskbench.config.specs import OneSpec, Spec, Specs, parse_one_spec
 from maskbench.errors import UsageError, unknown_name
 
 CONTROLS = ("random-init", "supervised")
@@ -54,7 +54,12 @@ class Suite(Section):
         ]
         | None
     ) = setting(None, "Length of each run's training, in epochs, seconds or GFLOPs. Default: the preset's epochs.")
-    strategies: Specs = setting(..., "Strategies to compare: NAME[:key=value...].")
+    strategies: Specs | None = setting(None, "Strategies to compare: NAME[:key=value...].")
+    rows: Annotated[list[Choice], Field(min_length=1)] | None = setting(
+        None,
+        "In place of strategies, objectives and ratios: what each row of the table is, as settings by their dotted "
+        "paths, such as {strategy: gmml, objective: gmml}.",
+    )
     objectives: Annotated[list[OneSpec], Field(min_length=1)] | None = setting(
         None, "Objectives to cross with the strategies. Default: the preset's."
     )
@@ -105,8 +110,20 @@ def read_suite(name_or_path: str) -> tuple[str, Suite]:
         suite = Suite.model_validate(settings)
     except ValidationError as error:
         raise explain_error(error, Suite) from None
+    _check_rows(suite)
     _check_tuning(suite)
     return name, suite
+
+
+def _check_rows(suite: Suite) -> None:
+    if suite.rows is None and suite.strategies is None:
+        raise UsageError("strategies is missing")
+    given = [name for name in ("strategies", "objectives", "ratios") if getattr(suite, name) is not None]
+    if suite.rows is not None and given:
+        raise UsageError(f"a suite gives either rows or {given[0]}; drop one of the two")
+    nameless = [row for row in suite.rows or () if "strategy" not in row]
+    if nameless:
+        raise UsageError(f"rows: {nameless[0]} names no strategy; add strategy: NAME")
 
 
 def _check_tuning(suite: Suite) -> None:
@@ -184,6 +201,7 @@ def _check_overrides(suite: Suite, overrides: Choice) -> None:
     """UsageError for a flag over which the suite would lay a list of its own."""
     crossed = {"objectives": "objective", "ratios": "ratio", "datasets": "data.dataset", "models": "model"}
     lists = {path: name for name, path in crossed.items() if getattr(suite, name) is not None}
+    lists |= {path: "rows" for row in suite.rows or () for path in row}
     lists |= {path: "tune" for combination in suite.combinations for path in combination}
     for path in overrides:
         own = next((own for own in lists if f"{path}.".startswith(f"{own}.")), None)
@@ -204,10 +222,13 @@ def _apply_budget(settings: dict[str, Any], suite: Suite) -> dict[str, Any]:
 
 
 def _rows(suite: Suite) -> Iterator[tuple[tuple[Choice, ...], Spec]]:
-    """What is compared in a place: each strategy with each objective and ratio."""
+    """What is compared in a place: the rows that the suite gives, or each strategy with each objective and ratio."""
+    for row in suite.rows or ():
+        matched = {"regime": "matched"} if "ratio" in row else {}
+        yield (matched | row,), Spec.model_validate(parse_one_spec(row["strategy"]))
     objectives: list[Choice] = [{"objective": spec.model_dump()} for spec in suite.objectives or ()] or [{}]
     ratios: list[Choice] = [{"regime": "matched", "ratio": ratio} for ratio in suite.ratios or ()] or [{}]
-    for objective, ratio, spec in itertools.product(objectives, ratios, suite.strategies):
+    for objective, ratio, spec in itertools.product(objectives, ratios, suite.strategies or ()):
         yield (objective, ratio, {"strategy": spec.model_dump()}), spec
 
 

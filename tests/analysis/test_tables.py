@@ -128,6 +128,13 @@ def test_one_strategy_in_several_settings_is_told_apart() -> None:
     assert labels == {"random (lr=0.001)", "random (lr=0.002)", "gmml"}
 
 
+def test_labels_name_the_objective_where_there_are_several() -> None:
+    """Also of a strategy that was run with one of them alone; controls have none."""
+    other = record("gmml", settings={"objective": "gmml"}, objective={"name": "gmml", "version": 1, "parameters": {}})
+    labels = set(to_frame([record("random"), other, record("random-init"), record("supervised")])["label"])
+    assert labels == {"random (objective=mae)", "gmml (objective=gmml)", "random-init", "supervised"}
+
+
 def test_failed_runs_are_shown() -> None:
     failed = record("random", 1, status="diverged", error="the loss is nan", metrics={})
     text = table_formats.as_markdown(

@@ -31,3 +31,12 @@ def test_published_presets_train_at_the_size_that_they_say(name: str, tmp_path: 
     record = run(parse_config(merge(settings, changes)))
     assert record.status == "complete" and record.config["data"]["img_size"] == [224, 224]
     assert f"{name}-32" in preset_names()
+
+
+def test_a_preset_may_stand_on_another() -> None:
+    """tiny-imagenet-short says what differs from cifar10-short, and all else is that preset's."""
+    own, base = (parse_config(load_preset(name)) for name in ("tiny-imagenet-short", "cifar10-short"))
+    assert (own.data.img_size, own.model.patch_size, own.data.dataset) == ((64, 64), 8, "./tiny-imagenet")
+    assert (own.train, own.objective, own.ratio, own.data.limit) == (
+        base.train, base.objective, base.ratio, base.data.limit
+    )  # fmt: skip

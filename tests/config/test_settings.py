@@ -96,6 +96,13 @@ def test_lr_and_blr_replace_each_other() -> None:
     assert RunConfig().lr == pytest.approx(1.5e-4)
 
 
+def test_the_paper_regime_drops_the_presets_ratio() -> None:
+    matched = merge(load_preset("quick"), {"regime": "matched", "ratio": 0.5})
+    assert parse_config(merge(matched, {"regime": "paper"})).ratio is None
+    with pytest.raises(UsageError, match="ratio is for --regime matched"):
+        parse_config(merge(matched, {"regime": "paper", "ratio": 0.5}))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

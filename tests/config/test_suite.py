@@ -47,6 +47,12 @@ def test_everything_is_crossed_seeds_outermost_controls_once_a_place(tmp_path: P
     [
         ({"strategy": ["random"]}, "unknown setting 'strategy'. Did you mean strategies"),
         ({}, "strategies is missing"),
+        ({"strategies": ["random"], "rows": [{"strategy": "gmml"}]}, "either rows or strategies; drop one"),
+        ({"rows": [{"objective": "gmml"}]}, "names no strategy; add strategy: NAME"),
+        (
+            {"strategies": ["random"], "claims": [{"says": "a", "source": "b", "better": "gmml"}]},
+            "claims.0.than is missing",
+        ),
         ({"strategies": ["random"], "ratios": [1.5]}, "ratios.0=1.5 should be less than 1"),
         ({"strategies": ["random"], "seeds": "3-1"}, "write 0,1,2 or 0-4"),
         ({"strategies": ["random"], "set": {"train.epoch": 3}}, "unknown setting 'train.epoch'"),
@@ -77,6 +83,31 @@ def test_mistakes_in_a_suite_are_one_line(tmp_path: Path, settings: dict, messag
 def test_a_flag_does_not_vanish_under_a_list(changes: dict, flags: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=message):
         expand_suite("mine", Suite.model_validate({"strategies": ["random"], **changes}), flags)
+
+
+def test_rows_are_what_each_row_sets(tmp_path: Path) -> None:
+    """A strategy with an objective of its own, another at a ratio of its own; each with every seed, tuned by name."""
+    rows = [{"strategy": "gmml:fill=zeros", "objective": "gmml"}, {"strategy": "random", "ratio": 0.5}]
+    name, suite = read_suite(write(tmp_path, rows=rows, seeds="0-1", controls=[], tune={"lr": [1e-3]}))
+    configs = expand_suite(name, suite, {})
+    assert [(c.strategy.name, c.objective.name, c.regime, c.ratio, c.seed) for c in configs] == [
+        ("gmml", "gmml", "paper", None, 0), ("random", "mae", "matched", 0.5, 0),
+        ("gmml", "gmml", "paper", None, 1), ("random", "mae", "matched", 0.5, 1),
+    ]  # fmt: skip
+    named = [trial.tuning.row for trial in expand_trials(name, suite, {}) if trial.tuning is not None]
+    assert named == ["gmml:fill=zeros, objective=gmml", "random, ratio=0.5"]
+    with pytest.raises(UsageError, match="lists values for ratio, under rows"):
+        expand_suite(name, suite, {"ratio": 0.9})
+
+
+def test_claims_stand_beside_the_results_before_there_are_any(tmp_path: Path) -> None:
+    claim = {"says": "It is better", "source": "arXiv 1", "better": "block", "than": "random"}
+    path = write(tmp_path, strategies=["random", "block"], controls=["random-init"], seeds="0-2", claims=[claim])
+    done = maskbench("run", "--suite", path, "--probes", "knn", "--primary", "knn/top1/mean", *SMALL, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert yaml.safe_load((tmp_path / "results/mine/claims.yaml").read_text()) == {"claims": [claim]}
+    table = (tmp_path / "results/mine/tables/claims.md").read_text()
+    assert "| It is better | arXiv 1 | block − random | k-NN mean |" in " ".join(table.split())
 
 
 def test_a_budget_of_epochs_keeps_the_share_of_warm_up() -> None:
@@ -116,7 +147,7 @@ def test_the_file_shown_in_the_docs_is_one(tmp_path: Path) -> None:
     shown = text.split("```yaml\n")[1].split("```")[0]
     (tmp_path / "mine.yaml").write_text(shown)
     name, suite = read_suite(str(tmp_path / "mine.yaml"))
-    assert set(yaml.safe_load(shown)) == set(Suite.model_fields), "every key is shown"
+    assert set(yaml.safe_load(shown)) == set(Suite.model_fields) - {"rows"}, "every key is shown"
     assert len(expand_suite(name, suite, {})) == 5 * 2 * (2 + 2 * 2 * 3)
     assert len(expand_trials(name, suite, {})) == 2 * 2 * 2 * 2 * 2 * 3
 
