@@ -201,3 +201,69 @@ def test_epochs_to_the_baseline(folder: Path) -> None:
                                   ("epochs/high", max(reached))):  # fmt: skip
                 known = row.get(column, math.nan)
                 assert known == value if math.isfinite(value) else math.isnan(known)
+
+
+@with_table("tuning")
+def test_tuning(folder: Path) -> None:
+    """Every combination's mean on validation, and the one of the highest mean is chosen."""
+    trials = [json.loads(path.read_text()) for path in sorted(folder.glob("trials/runs/*/record.json"))]
+    table = pd.read_csv(folder / "tables" / "tuning.csv")
+    assert table["n"].sum() == len(trials)
+    for name, rows in table.groupby("strategy"):
+        for row in rows.to_dict("records"):
+            own = [
+                trial
+                for trial in trials
+                if trial["config"]["tuning"]["row"] == name
+                and row["settings"]
+                == ", ".join(
+                    f"{path.rpartition('.')[2]}={value}"
+                    for path, value in trial["config"]["tuning"]["settings"].items()
+                )
+            ]
+            assert row["validation"] == pytest.approx(
+                np.mean([trial["metrics"][f"validation/{METRIC}"] for trial in own]), rel=1e-6
+            )
+        chosen = {
+            run["config"]["tuning"]["row"]: ", ".join(
+                f"{path.rpartition('.')[2]}={value}" for path, value in run["config"]["tuning"]["settings"].items()
+            )
+            for run in records(folder)
+            if run["config"].get("tuning")
+        }
+        if name in chosen:
+            assert chosen[name] == rows.loc[rows["validation"].idxmax(), "settings"]
+
+
+@with_table("claims")
+def test_claims(folder: Path) -> None:
+    """Differences, intervals and verdicts of the claims that were tested; the others have no number."""
+    for group, table in pd.read_csv(folder / "tables" / "claims.csv").groupby("group"):
+        tested = table[~table["verdict"].str.startswith("not testable here, because")]
+        for row in table.to_dict("records"):
+            if row["claim"] not in set(tested["claim"]):
+                assert math.isnan(row.get("difference", math.nan))
+                continue
+            runs = [runs_of(str(group), row[side], folder) for side in ("better", "than")]
+            assert all(run["status"] == "complete" for side in runs for run in side)
+            ours, theirs = (
+                epochs_to_accuracy(*runs)
+                if row["metric"] == "epochs-to-accuracy"
+                else ({run["seed"]: run["metrics"][row["metric"]] for run in side} for side in runs)
+            )
+            low, high, p = corrected_test(ours, theirs, len(tested))
+            found = [row[f"difference/{name}"] for name in ("low", "high", "p")]
+            assert found == pytest.approx([low, high, p], rel=1e-5)
+            sign = -1 if row["metric"] == "epochs-to-accuracy" else 1
+            words = "holds here" if sign * low > 0 and sign * high > 0 else "reversed here"
+            assert row["verdict"].startswith(words if low * high > 0 else "no difference larger than ")
+
+
+def epochs_to_accuracy(*sides: list[dict[str, Any]]) -> list[dict[int, float]]:
+    """The first of two readings in a row that are at least the lower of both means at the end; else the last epoch."""
+    reading = "online/knn/top1/mean"
+    curves = [{run["seed"]: [row for row in run["curve"] if reading in row] for run in side} for side in sides]
+    target = min(np.mean([curve[-1][reading] for curve in side.values()]) for side in curves)
+    return [{seed: next((one["epoch"] for one, two in itertools.pairwise(curve)
+                         if one[reading] >= target and two[reading] >= target), curve[-1]["epoch"])
+             for seed, curve in side.items()} for side in curves]  # fmt: skip
