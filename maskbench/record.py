@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maskbench.config.settings import EXTERNAL as EXTERNAL
 from maskbench.errors import UsageError
 from maskbench.runtime.atomic_files import write_atomically
 
 SCHEMA_VERSION = 1
 VALIDATION = "validation/"  # prefix of the metrics of a tuning trial, which never sees test
-EXTERNAL = "external"  # the objective of encoders from elsewhere
 
 
 class RunRecord(BaseModel):

@@ -1,26 +1,24 @@
 """`maskbench probe` and `export`: what is done with an encoder that is there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from maskbench.cli.options_from_settings import SettingOptions
+from maskbench.cli.pretrained_settings import external_settings
 from maskbench.cli.run import show_results
 from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
 from maskbench.config.resolve import merge, parse_assignments, parse_config, parse_seeds
 from maskbench.errors import UsageError
 
-if TYPE_CHECKING:
-    from maskbench.models.pretrained import PretrainedEncoder
-
-IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SETTINGS = SettingOptions(
     "data.dataset",
     "probes",
     "data.data_dir",
     "data.limit",
     "data.img_size",
+    "data.in_chans",
     "system.device",
     "system.precision",
 )
@@ -58,7 +56,7 @@ def probe(
     reporter, pretrained = Terminal(), read_encoder(encoder)
     if pretrained.assumed is not None:
         reporter.note(pretrained.assumed)
-    of_encoder = external_settings(pretrained, encoder, model, heads)
+    of_encoder = external_settings(pretrained, encoder, model, heads, settings.get("data.in_chans"))
     merged = merge({"probes": "knn,linear", **merge({}, of_encoder)}, {**settings, "output": str(output)})
     merged = merge(merged, parse_assignments(set_ or []))
     configs = [parse_config({**merged, "seed": seed}) for seed in parse_seeds(seeds)]
@@ -67,29 +65,6 @@ def probe(
     show_results(output, records, reporter, as_json)
     if any(record.status != "complete" for record in records):
         raise typer.Exit(1)
-
-
-def external_settings(
-    foreign: "PretrainedEncoder", source: str, model: str | None, heads: int | None
-) -> dict[str, Any]:
-    """Settings, by dotted path, of a run that only probes.
-
-    Images have the size of the encoder's positions and are normalised as it was trained: by ImageNet's moments where
-    nothing says how and it sees colours. model, heads: as in `model_settings`.
-    """
-    from maskbench.models.pretrained import model_settings
-
-    named = {"source": source, "label": foreign.name, "digest": foreign.digest, "part": foreign.part or ""}
-    settings = {
-        "strategy": "none",
-        "objective": {"name": "external", "parameters": named},
-        "data.img_size": list(foreign.grid.image_size),
-        "data.in_chans": foreign.in_chans,
-        **{f"model.{key}": value for key, value in model_settings(foreign, model, heads).items()},
-    }
-    if foreign.mean is not None and foreign.std is not None:
-        return settings | {"data.mean": foreign.mean.tolist(), "data.std": foreign.std.tolist()}
-    return settings | ({f"data.{name}": value for name, value in IMAGENET.items()} if foreign.in_chans == 3 else {})
 
 
 def export(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.options_from_settings import SECTIONS, SettingOptions
+from maskbench.cli.pretrained_settings import init_settings
 from maskbench.cli.results import figures_of, tables_of
 from maskbench.cli.shared_options import (
     AsJson,
@@ -61,11 +62,21 @@ class Selection:
             rich_help_panel=WHAT,
         ),
     ] = None
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="Start from a run's folder, a file of weights or a timm name. Default: random weights.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None
     set_: Assignments = None
 
     def expand(self, options: dict[str, Any]) -> RunSet:
         """The runs, given the settings of other options by path. `--set` has the last word."""
         assigned = parse_assignments(self.set_ or [])
+        if self.init is not None:
+            options = init_settings(self.init, options)
         if self.suite is not None:
             return self._expand_suite({**options, **assigned})
         preset = self.preset or "quick"

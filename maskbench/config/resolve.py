@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from maskbench.config.section import Section
-from maskbench.config.settings import Data, Model, RunConfig, System, Train
+from maskbench.config.settings import EXTERNAL, Data, Model, RunConfig, System, Train
 from maskbench.config.specs import Spec, parse_one_spec
 from maskbench.errors import UsageError, unknown_name
 
@@ -135,13 +135,23 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def expand_runs(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int]) -> list[RunConfig]:
-    """A configuration for each seed and strategy; the seed's random-init comes first: no number stands alone."""
-    control = {"strategy": "none", "objective": "random-init"}
+    """A configuration for each seed and strategy; the seed's controls come first: no number stands alone."""
     configs = []
     for seed in seeds:
-        for choice in (control, *({"strategy": strategy} for strategy in strategies)):
-            configs.append(parse_config(merge(settings, {**choice, "seed": seed})))
+        own = merge(settings, {"seed": seed})
+        configs += untrained_controls(own)
+        configs += [parse_config(merge(own, {"strategy": strategy})) for strategy in strategies]
     return list({config.model_dump_json(): config for config in configs}.values())
+
+
+def untrained_controls(settings: Mapping[str, Any]) -> list[RunConfig]:
+    """random-init; and, where training starts from weights, the encoder as it came."""
+    init = (settings.get("model") or {}).get("init")
+    fresh = merge(settings, {"strategy": "none", "model.init": None})
+    controls: list[Any] = ["random-init"]
+    if init is not None:
+        controls.append({"name": EXTERNAL, "parameters": dict(init)})
+    return [parse_config(merge(fresh, {"objective": control})) for control in controls]
 
 
 def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> UsageError:

@@ -24,6 +24,7 @@ def _size(value: Any) -> Any:
     return [int(match[1]), int(match[2] or match[1])] if match else value
 
 
+EXTERNAL = "external"  # the objective of encoders from elsewhere
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
 
@@ -87,6 +88,15 @@ class Data(Section):
         return {**values, **{name: spell_dataset(value, values.get("data_dir")) for name, value in names.items()}}
 
 
+class Init(Section):
+    """Weights that training starts from."""
+
+    source: str = setting(..., "A run's folder, a file of weights or a timm name.")
+    digest: str = setting(..., "sha256 of the weights, by which a run is known wherever they are stored.")
+    label: str = setting("", "Its name in tables.")
+    part: str = setting("", "Which of the state dicts in the file; empty where there is only one.")
+
+
 class Model(Section):
     """The vision transformer."""
 
@@ -95,6 +105,7 @@ class Model(Section):
     )
     patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
     kwargs: dict[str, Any] = setting({}, "Further arguments of timm.create_model, such as embed_dim or depth.")
+    init: Init | None = setting(None, "Weights to start from, as --init finds them. Default: random ones.")
 
 
 Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
@@ -258,8 +269,10 @@ class RunConfig(Section):
             section = functools.reduce(dict.__getitem__, sections, content)
             if name in section and section[name] == usual:
                 del section[name]
-        if self.objective.name == "external":  # known by its weights
+        if self.objective.name == EXTERNAL:  # known by its weights
             content["objective"]["parameters"] = {"digest": self.objective.parameters.get("digest")}
+        if self.model.init is not None:
+            content["model"]["init"] = self.model.init.digest
         content["data"].pop("data_dir", None)
         if self.tuning is not None:  # more combinations or seeds leave the trials that there are as they are
             content["tuning"] = {"row": self.tuning.row, "trial": self.tuning.trial}

@@ -12,7 +12,15 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from maskbench.config.claims import Claim
-from maskbench.config.resolve import explain_error, load_preset, merge, parse_config, parse_seeds, read_yaml
+from maskbench.config.resolve import (
+    explain_error,
+    load_preset,
+    merge,
+    parse_config,
+    parse_seeds,
+    read_yaml,
+    untrained_controls,
+)
 from maskbench.config.section import Section, setting
 from maskbench.config.settings import Model, RunConfig, Train
 from maskbench.config.specs import OneSpec, Spec, Specs, parse_one_spec
@@ -152,7 +160,10 @@ def expand_suite(
     configs = []
     for place, settings in _crossed_settings(name, suite, suite.seeds, overrides):
         for control in suite.controls:
-            configs.append(parse_config(merge(settings, {"strategy": "none", "objective": control})))
+            if control == "random-init":
+                configs += untrained_controls(settings)
+            else:
+                configs.append(parse_config(merge(settings, {"strategy": "none", "objective": control})))
         for choices, spec in _rows(suite):
             run = _merge_all(settings, *choices)
             if tried:

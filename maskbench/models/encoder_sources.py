@@ -17,12 +17,13 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
-from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model
+from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model, load_weights
 from maskbench.models.weight_formats import (
     convert_to_timm,
     ensure_finite,
@@ -49,6 +50,16 @@ def read_encoder(source: str) -> PretrainedEncoder:
     encoder = _read_encoder(source)
     ensure_finite(source, encoder.state)
     return encoder
+
+
+def load_encoder_into(vit: VisionTransformer, source: str, digest: str) -> None:
+    """Read `source` again and load its weights into `vit`. UsageError where they are others now."""
+    pretrained = read_encoder(source)
+    if pretrained.digest != digest:
+        raise UsageError(
+            f"{source} has changed since; name it again: `maskbench probe {source}` or `run --init {source}`"
+        )
+    load_weights(vit, pretrained.state, pretrained.grid)
 
 
 def _read_encoder(source: str) -> PretrainedEncoder:

@@ -23,6 +23,8 @@ STANDARD_MODELS = {
     1280: "vit_huge_patch14_224",
 }  # by width; vit_tiny_patch16_224 for any other
 
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
 
 @dataclass(frozen=True, eq=False)
 class PretrainedEncoder:
@@ -131,11 +133,39 @@ def model_settings(
     return {"name": name, "patch_size": pretrained.patch_size, "kwargs": {**kwargs, **changed}}
 
 
+def settings_for(
+    pretrained: PretrainedEncoder, model_name: str | None = None, heads: int | None = None, channels: int | None = None
+) -> dict[str, Any]:
+    """Settings, by dotted path, of a run on a pretrained encoder: its model, and images as it was trained on.
+
+    Images have the size of its positions, and are normalised by the moments that it was trained with: by ImageNet's
+    where nothing says how and it sees colours. With another number of channels they keep their own.
+
+    Args:
+        pretrained: The weights.
+        model_name: As in `model_settings`.
+        heads: As in `model_settings`.
+        channels: Of the images. Default: the encoder's.
+    """
+    settings = {
+        "data.img_size": list(pretrained.grid.image_size),
+        "data.in_chans": channels or pretrained.in_chans,
+        **{f"model.{key}": value for key, value in model_settings(pretrained, model_name, heads).items()},
+    }
+    if channels not in (None, pretrained.in_chans):
+        return settings
+    if pretrained.mean is not None and pretrained.std is not None:
+        return settings | {"data.mean": pretrained.mean.tolist(), "data.std": pretrained.std.tolist()}
+    usual = IMAGENET if pretrained.in_chans == 3 else {}
+    return settings | {f"data.{name}": value for name, value in usual.items()}
+
+
 def load_weights(vit: VisionTransformer, state: Mapping[str, Tensor], grid: Grid) -> None:
     """Load all of `state`, whose positions are of `grid`, into all of `vit`.
 
     Positions of another grid are resized as timm does it, bicubically and antialiased; those of class and register
-    tokens are kept. UsageError for weights that are missing, left over or of another shape.
+    tokens are kept. For another number of channels see `adapt_stem`. UsageError for weights that are missing, left over
+    or of another shape.
     """
     expected, weights = vit.state_dict(), dict(state)
     missing = [name for name in expected if name not in weights]
@@ -148,11 +178,27 @@ def load_weights(vit: VisionTransformer, state: Mapping[str, Tensor], grid: Grid
     if weights["pos_embed"].shape[1] == skip + grid.size:
         size = vit.patch_embed.grid_size
         weights["pos_embed"] = resize_positions(weights["pos_embed"], (grid.rows, grid.cols), size, skip)
+    channels = expected["patch_embed.proj.weight"].shape[1]
+    weights["patch_embed.proj.weight"] = adapt_stem(weights["patch_embed.proj.weight"], channels)
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             shapes = [" x ".join(map(str, tensor.shape)) for tensor in (value, expected[name])]
             raise UsageError(f"the encoder's {name} is {shapes[0]}, the model's {shapes[1]}; give it the same settings")
     vit.load_state_dict(weights, strict=True)
+
+
+def adapt_stem(weight: Tensor, channels: int) -> Tensor:
+    """The patch embedding's weights (D, C, p, p) for images of another number of channels, as timm adapts them.
+
+    One channel: the sum over the old ones, so that a grey image is read as its colour version was. More: the old ones
+    in turn, scaled by C / channels, so that outputs keep their size.
+    """
+    old = weight.shape[1]
+    if channels == old:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % old] * (old / channels)
 
 
 def describe_timm_model(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,13 +29,9 @@ class External(Objective):
     trains: ClassVar[bool] = False
 
     def build(self, encoder: Encoder, grid: Grid, channels: int, classes: int, *, plain_attention: bool) -> Head:
-        from maskbench.models.encoder_sources import read_encoder
-        from maskbench.models.pretrained import load_weights
+        from maskbench.models.encoder_sources import load_encoder_into
 
         if not self.source:
             raise UsageError("objective external needs an encoder; use `maskbench probe ENCODER`")
-        pretrained = read_encoder(self.source)
-        if pretrained.digest != self.digest:
-            raise UsageError(f"{self.source} has changed since; use `maskbench probe {self.source}`")
-        load_weights(encoder.vit, pretrained.state, pretrained.grid)
+        load_encoder_into(encoder.vit, self.source, self.digest)
         return UntrainedHead(encoder)

@@ -19,7 +19,7 @@ from maskbench.data.prefetch import prefetch
 from maskbench.data.splits import Splits
 from maskbench.errors import AlreadyReported, Failure, UsageError
 from maskbench.probe import ProbeResult, Subject
-from maskbench.probes.online_knn import OnlineKnn
+from maskbench.probes.online_knn import QUERY_IMAGES, OnlineKnn
 from maskbench.record import VALIDATION, RunRecord
 from maskbench.runs.artifacts import write_artifacts, write_config, write_curve
 from maskbench.runs.checkpoint import Checkpoints
@@ -35,6 +35,7 @@ from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
 from maskbench.runtime.process_group import PEER_LOST, PeerLost, is_peer_lost, record_first_failure
 from maskbench.training.collapse import ALIKE, images_are_alike, signs_of_collapse
 from maskbench.training.data_order import remaining_indices
+from maskbench.training.forgetting import sign_of_forgetting
 from maskbench.training.loop import Diverged, pretrain
 from maskbench.training.schedules import steps_per_epoch
 from maskbench.training.step import Trainer
@@ -185,6 +186,7 @@ class Execution:
         run_on_rank0(self.write_curve)
         self.reporter.epoch(row)
         signs = signs_of_collapse(row, len(self.probed.validation))
+        signs += sign_of_forgetting(self.progress.state.curve, min(QUERY_IMAGES, len(self.probed.validation)))
         if signs and images_are_alike(self.sample_pixels()):
             signs = [ALIKE]
         for sign in signs:

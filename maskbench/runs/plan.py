@@ -20,6 +20,7 @@ from maskbench.data import explain_labels, load_dataset
 from maskbench.data.splits import Splits
 from maskbench.errors import UsageError
 from maskbench.models.encoder import build_encoder
+from maskbench.models.encoder_sources import load_encoder_into
 from maskbench.objective import Objective
 from maskbench.objectives.compatibility import incompatibility_reason
 from maskbench.probe import Probe
@@ -193,6 +194,9 @@ def build_state(plan: Plan, splits: Splits) -> TrainState:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "init", "encoder"))
         encoder = build_encoder(config.model.name, grid, channels, config.model.kwargs, plain_attention=plain)
+        init = config.model.init
+        if init is not None:
+            load_encoder_into(encoder.vit, init.source, init.digest)
         torch.manual_seed(derive_seed(config.seed, "init", "objective"))
         head = plan.objective.build(encoder, grid, channels, len(splits.classes), plain_attention=plain)
         torch.manual_seed(derive_seed(config.seed, "init", "strategy"))

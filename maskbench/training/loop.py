@@ -45,7 +45,11 @@ def pretrain(
     first_timed = state.step + min(WARMUP_STEPS, (total - state.step) // 2)
     trainer.use_processes()
     state.head.train()
-    for epoch in range(len(state.curve), train.epochs):  # an epoch is over when its row is on the curve
+    if trainer.config.model.init is not None and not state.curve:
+        state.curve.append({"epoch": 0, "step": 0, "images": 0, "cost/train_s": 0.0, **online()})
+        state.head.train()
+    done = sum(row["epoch"] > 0 for row in state.curve)  # an epoch is over when its row is on the curve
+    for epoch in range(done, train.epochs):
         order = epoch_order(trainer.config.seed, epoch, trainer.splits.train.labels)
         watch.resume()
         for number in range(state.step - epoch * per_epoch, per_epoch):

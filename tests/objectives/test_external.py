@@ -12,7 +12,7 @@ from maskbench.analysis import probe_table
 from maskbench.analysis.comparison import compare_strategies
 from maskbench.analysis.report import render_page
 from maskbench.analysis.results import read_results
-from maskbench.cli.encoders import external_settings
+from maskbench.cli.pretrained_settings import external_settings
 from maskbench.config.resolve import parse_config
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import read_encoder
