@@ -44,7 +44,8 @@ class RunRecord(BaseModel):
             `hides_nothing` and `hides_everything` (share of the images of which nothing, or everything, is hidden),
             `visible_tokens` (patches that the encoder sees), `components` (connected groups of hidden patches),
             `group_size` (patches in a group), `overlap` (share of the hidden patches that a second draw hides again),
-            `object_hidden` (share of the object), `coverage` (rows x columns: how often each patch is hidden).
+            `object_hidden` (share of the object), `coverage` (rows x columns: how often each patch is hidden);
+            `trivial/NAME`, the loss of predictions that understand nothing (docs/read-a-table.md).
         curve: One row for each reading in the course of training: `epoch`, `step`, `images`, `loss`, `lr`,
             `cost/train_s` (seconds so far), and online probes, e.g. `online/knn/top1/mean`. Empty without training.
         warnings: Sentences about what was unusual.

@@ -38,6 +38,7 @@ ALT = {
     "learning-curves": "Online k-NN accuracy on validation images, by epoch",
     "learning-curves-time": "Online k-NN accuracy on validation images, by seconds of training",
     "learning-curves-flops": "Online k-NN accuracy on validation images, by computation",
+    "recovery": "Training loss against the best trivial prediction: above the line, nothing was learned",
     "data-sets": "Accuracy of every strategy on every data set",
 }
 # Settings that are shown with each run, or not at all.

@@ -37,9 +37,11 @@ from maskbench.training.collapse import ALIKE, images_are_alike, signs_of_collap
 from maskbench.training.data_order import remaining_indices
 from maskbench.training.forgetting import sign_of_forgetting
 from maskbench.training.loop import Diverged, pretrain
+from maskbench.training.mask_statistics import Diagnostics
 from maskbench.training.schedules import steps_per_epoch
 from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
+from maskbench.training.trivial_predictions import sign_of_no_learning, trivial_losses
 
 CHECKPOINT_EVERY_S = 300.0
 SAMPLE = 64  # images that tell whether the data vary
@@ -308,13 +310,26 @@ class Execution:
             seed=config.seed,
             metrics=self.metrics(results, failed=status == "failed"),
             protocols={probe.name: probe.version for probe in plan.probes},
-            diagnostics={} if status == "failed" else measure_masks(config, plan.strategy, self.splits, state),
+            diagnostics={} if status == "failed" else self.diagnostics(),
             curve=state.curve,
             warnings=list(progress.warnings),
             chosen={name: value for result in results for name, value in result.chosen.items()},
             interruptions=progress.interruptions,
             environment=progress.environment,
         )
+
+    def diagnostics(self) -> Diagnostics:
+        """What the masks look like, and what trivial predictions would lose; a line where training lost as much."""
+        plan, state = self.plan, self.progress.state
+        masks = measure_masks(plan.config, plan.strategy, self.splits, state)
+        if not plan.objective.trains:
+            return masks
+        losses = trivial_losses(plan.config, plan.strategy, plan.objective, self.splits, state)
+        sign = sign_of_no_learning(state.curve[-1]["loss"], losses) if state.curve and state.module is None else None
+        if sign is not None:
+            self.reporter.note(f"{plan.run_id}: {sign}")
+            self.progress.warnings[sign] = None
+        return {**masks, **losses}
 
     def metrics(self, results: list[ProbeResult], *, failed: bool) -> dict[str, float]:
         """What the probes found, and what the run cost."""

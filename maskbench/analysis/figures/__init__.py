@@ -20,6 +20,7 @@ from maskbench.analysis.figures import (
     differences,
     heat_map,
     learning_curves,
+    recovery,
 )
 from maskbench.analysis.figures.style import RC, Looks, assign_looks
 from maskbench.analysis.metrics import BASELINE, deciding_metric
@@ -35,6 +36,7 @@ NAMES = (
     "learning-curves",
     "learning-curves-time",
     "learning-curves-flops",
+    "recovery",
     "data-sets",
 )
 _OURS = re.compile(rf"({'|'.join(NAMES)})(-\d+)?\.(png|svg)")
@@ -104,6 +106,9 @@ def _draw_group(
         figure = learning_curves.draw(runs, along, look, baseline)
         if figure is not None:
             yield ("learning-curves" if along == "epoch" else f"learning-curves-{along}"), figure
+    figure = recovery.draw(runs, look, baseline)
+    if figure is not None:
+        yield "recovery", figure
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
