@@ -1,7 +1,7 @@
 """Pictures of views: the image, what the encoder sees of it, and what must be recovered."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -82,6 +82,24 @@ def gallery_figure(
     if caption:
         figure.supxlabel(caption, fontsize=8)
     return figure
+
+
+def draw_samples(names: Sequence[str], rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
+    """Draw a row of images (height, width, channels) uint8 for each name, to `path`."""
+    tensors = [[torch.from_numpy(image).permute(2, 0, 1) / 255 for image in row] for row in rows]
+    most = max(map(len, rows))
+    figure = Figure(figsize=(CELL * most + 1.4, CELL * len(rows) + 0.1), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    zero, one = torch.zeros(1), torch.ones(1)
+    for name, row, line in zip(names, tensors, figure.subplots(len(rows), most, squeeze=False), strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image in zip(line, row, strict=False):
+            axis.imshow(displayable(image[None], zero.expand(len(image)), one.expand(len(image)))[0])
+        line[0].text(-0.1, 0.5, name.replace("$", r"\$"), ha="right", va="center", fontsize=8,
+                     transform=line[0].transAxes)  # fmt: skip
+    save(figure, path)
 
 
 def encoder_sees(view: View, grid: Grid, mean: Tensor, std: Tensor) -> np.ndarray:

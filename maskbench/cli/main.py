@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from maskbench._version import __version__
-from maskbench.cli import bench, encoders, plan, rerun, results, run, status, strategies
+from maskbench.cli import bench, data, encoders, plan, rerun, results, run, status, strategies
 from maskbench.cli.help import SectionedCommand, SectionedGroup
 from maskbench.cli.option_groups import expand_groups
 from maskbench.errors import AlreadyReported, Failure, UsageError
@@ -117,7 +117,13 @@ SECTIONS: dict[str, dict[str, Callable[..., None]]] = {
         "compare": results.compare,
         "rerun": rerun.rerun,
     },
-    "Look": {"list": strategies.list_, "show": strategies.show, "probe": encoders.probe, "export": encoders.export},
+    "Look": {
+        "data": data.data,
+        "list": strategies.list_,
+        "show": strategies.show,
+        "probe": encoders.probe,
+        "export": encoders.export,
+    },
     "Extend": {"new": strategies.new, "check": strategies.check},
     "Operate": {"status": status.status, "plan": plan.plan, "bench": bench.bench},
 }
