@@ -22,7 +22,11 @@ def data(
     img_size: Annotated[str, typer.Option(help="Size of the samples: 224 or 160x224 (rows x cols).")] = "64",
     in_chans: Annotated[int, typer.Option(min=1, help="Channels of the samples.")] = 3,
     data_dir: Annotated[str | None, typer.Option(help="As for run.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE.csv", help="As for run.")] = None,
+    file_column: Annotated[str | None, typer.Option(help="As for run.")] = None,
     label_column: Annotated[str | None, typer.Option(help="As for run.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="As for run.")] = None,
+    group_column: Annotated[str | None, typer.Option(help="As for run.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw samples, as a model gets them.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -33,16 +37,21 @@ def data(
     """
     from maskbench.catalog.pictures import draw_samples
     from maskbench.config.settings import Data
+    from maskbench.data.label_table import make_table
+    from maskbench.data.load import Labels
     from maskbench.data.survey import sample_images, survey_dataset
     from maskbench.errors import UsageError
 
     if dataset == "shapes":
         raise UsageError("shapes are generated, 10,000 for training and 2,000 for test; name a data set of yours")
-    survey = survey_dataset(dataset, data_dir, label_column)
+    found: Labels = label_column
+    if labels is not None:
+        found = make_table(labels, file_column, label_column, split_column, group_column)
+    survey = survey_dataset(dataset, data_dir, found)
     print(json.dumps(asdict(survey), indent=1) if as_json else describe(survey))
     if output is not None:
         size = Data(img_size=img_size).img_size  # type: ignore[arg-type]
-        rows = sample_images(dataset, data_dir, label_column, (*size, in_chans), PICTURES)
+        rows = sample_images(dataset, data_dir, found, (*size, in_chans), PICTURES)
         shown = {name: row for name, row in rows.items() if row}
         names = list(shown)[:MAX_CLASSES]
         write_under(output.parent, lambda: draw_samples(names, [shown[name] for name in names], output))

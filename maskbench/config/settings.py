@@ -71,8 +71,26 @@ class Data(Section):
     )
     label_column: str | None = setting(
         None,
-        "Label column of the Parquet files or hfds/ data that are probed. Default: label, labels or fine_label.",
+        "Label column of the Parquet files, hfds/ data or --labels. Default: label, labels or fine_label.",
         flag="--label-column",
+    )
+    labels: str | None = setting(
+        None,
+        "CSV file with labels, splits and groups of the image files below --dataset: columns file, label, split and "
+        "group, or others by the flags below.",
+        flag="--labels",
+        metavar="FILE.csv",
+    )
+    file_column: str | None = setting(
+        None, "Column of --labels with file names, relative to --dataset. Default: file.", flag="--file-column"
+    )
+    split_column: str | None = setting(
+        None, "Column of --labels with train, validation or test. Default: split.", flag="--split-column"
+    )
+    group_column: str | None = setting(
+        None,
+        "Column of --labels with groups, such as patients, which no two splits share. Default: group, if there is one.",
+        flag="--group-column",
     )
     memory_gib: Annotated[float, Field(ge=0)] = setting(
         4.0, "Data sets larger than this many GiB are streamed from disk. Changes no result."

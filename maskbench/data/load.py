@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 
-from maskbench.data import folders, shapes, torchvision, webdataset
+from maskbench.data import folders, label_table, shapes, torchvision, webdataset
 from maskbench.data.cache import read_or_create
 from maskbench.data.classes import warn_of_similar_classes
 from maskbench.data.damaged_images import name_all_damaged
 from maskbench.data.image_source import ImageSource
 from maskbench.data.image_warnings import ignore_repeated_warnings
+from maskbench.data.label_table import LabelTable
 from maskbench.data.prepare import PreparedDataset, prepare_images
 from maskbench.data.splits import Split, Splits, build_splits, stratified_order
 from maskbench.data.streaming import StreamedImages
 from maskbench.errors import UsageError
 
+Labels = str | LabelTable | None  # a column of labels, or a table
 HUGGING_FACE_PREFIX = "hfds/"  # not in huggingface.py, which is imported only where it is needed
 
 
@@ -33,7 +35,7 @@ def load_dataset(
     limit: int | None = None,
     data_dir: str | None = None,
     memory_gib: float = math.inf,
-    label_column: str | None = None,
+    labels: Labels = None,
     order_seed: int = 0,
 ) -> Splits:
     """Load a data set for a model that takes images of `channels` x `size`.
@@ -50,17 +52,18 @@ def load_dataset(
             to. Default: the cache folder, the library's own cache, the working directory.
         memory_gib: Stream the images from disk if they take more than this when decoded. Generated `shapes` are never
             streamed.
-        label_column: The column of labels in Parquet files and hfds/... . Default: label, labels or fine_label.
+        labels: The column of labels in Parquet files and hfds/... , or the table of labels of image files in a folder.
+            Default: label, labels or fine_label; class folders.
         order_seed: Of the stratified order by which images are kept and held out.
 
     Raises:
         UsageError: The name is unknown, a path is missing, files are broken, or `limit` leaves a class without images.
     """
     if dataset == "shapes":
-        _refuse_label_column(dataset, label_column)
+        _refuse_labels(dataset, labels)
         plan, left_out = _plan_shapes(size, channels), ""
     else:
-        source = find_source(dataset, data_dir, label_column)
+        source = find_source(dataset, data_dir, labels)
         plan = _plan_images(source, size, channels, memory_gib)
         left_out = source.left_out
     prepared = read_or_create(plan.cache_key, plan.prepare)
@@ -83,10 +86,10 @@ def load_dataset(
     )
 
 
-def find_source(dataset: str, data_dir: str | None, label_column: str | None = None) -> ImageSource:
+def find_source(dataset: str, data_dir: str | None, labels: Labels = None) -> ImageSource:
     """Find out from its name which kind of source the data set is, and where its images are. See `load_dataset`."""
     if dataset.startswith((torchvision.PREFIX, webdataset.PREFIX)):
-        _refuse_label_column(dataset, label_column)
+        _refuse_labels(dataset, labels)
     if dataset.startswith(torchvision.PREFIX):
         return torchvision.find_source(dataset, data_dir)
     if dataset.startswith(webdataset.PREFIX):
@@ -94,17 +97,24 @@ def find_source(dataset: str, data_dir: str | None, label_column: str | None = N
     if dataset.startswith(HUGGING_FACE_PREFIX):
         from maskbench.data import huggingface  # imports pyarrow: 50 MiB that processes which only decode do without
 
-        return huggingface.find_source(dataset.removeprefix(HUGGING_FACE_PREFIX), data_dir, label_column)
+        column = None if isinstance(labels, LabelTable) else labels
+        if column is not labels:
+            _refuse_labels(dataset, labels)
+        return huggingface.find_source(dataset.removeprefix(HUGGING_FACE_PREFIX), data_dir, column)
     if "/" in dataset or Path(dataset).exists():
-        return folders.find_source(Path(dataset), label_column)
+        if isinstance(labels, LabelTable):
+            return label_table.find_source(Path(dataset), labels)
+        return folders.find_source(Path(dataset), labels)
     raise UsageError(
         f"unknown data set {dataset!r}. Known: shapes, torch/cifar10 and the like, hfds/NAME, wds/FOLDER, or a path, "
         f"e.g. ./{dataset}"
     )
 
 
-def _refuse_label_column(dataset: str, label_column: str | None) -> None:
-    if label_column is not None:
+def _refuse_labels(dataset: str, labels: Labels) -> None:
+    if isinstance(labels, LabelTable):
+        raise UsageError(f"{dataset} has labels of its own; --labels is for image files in a folder")
+    if labels is not None:
         raise UsageError(f"{dataset} has no columns; --label-column is for Parquet files and hfds/NAME")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from maskbench.data.encoded_images import DECODE_ERRORS, EncodedImages
 from maskbench.data.image_source import EncodedDataset
-from maskbench.data.load import find_source
+from maskbench.data.load import Labels, find_source
 from maskbench.errors import UsageError
 from maskbench.runtime.cpu import map_in_threads
 
@@ -89,18 +89,18 @@ class Survey:
     remarks: list[str] = field(default_factory=list)
 
 
-def survey_dataset(dataset: str, data_dir: str | None = None, label_column: str | None = None) -> Survey:
+def survey_dataset(dataset: str, data_dir: str | None = None, labels: Labels = None) -> Survey:
     """Look at every image file of a data set; a sample of them is decoded.
 
     Args:
         dataset: A path, or any other name of `maskbench.data.load_dataset` but shapes.
         data_dir: As there.
-        label_column: As there.
+        labels: As there.
 
     Raises:
         UsageError: It would be refused; the message says why, and what to do.
     """
-    source = find_source(dataset, data_dir, label_column)
+    source = find_source(dataset, data_dir, labels)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = source.read(Path(folder) / "unpacked")
@@ -224,13 +224,13 @@ def _list(names: list[str], comma: str = ", ") -> str:
 
 
 def sample_images(
-    dataset: str, data_dir: str | None, label_column: str | None, shape: tuple[int, int, int], count: int
+    dataset: str, data_dir: str | None, labels: Labels, shape: tuple[int, int, int], count: int
 ) -> dict[str, list[np.ndarray]]:
     """Up to `count` training images of each class, or of all without classes, as a model gets them: decoded, turned
     upright and resized to `shape` (rows, columns, channels)."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = find_source(dataset, data_dir, label_column).read(Path(folder) / "unpacked")
+        found = find_source(dataset, data_dir, labels).read(Path(folder) / "unpacked")
         train = found.splits["train"]
         of_class = {name: (train.labels == number).nonzero()[:, 0] for number, name in enumerate(found.classes)}
         chosen = of_class or {"train": torch.arange(len(train))}

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from maskbench import objective as objectives
 from maskbench import probe as probes
 from maskbench import strategy as strategies
-from maskbench.config.settings import RunConfig
+from maskbench.config.settings import Data, RunConfig
 from maskbench.config.specs import Spec
 from maskbench.core.grid import Grid
 from maskbench.core.rng import derive_seed
 from maskbench.core.view import View
 from maskbench.data import explain_labels, load_dataset
+from maskbench.data.label_table import LabelTable, make_table
 from maskbench.data.splits import Splits
 from maskbench.errors import UsageError
 from maskbench.models.encoder import build_encoder
@@ -123,10 +124,10 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
     """
     config, data = plan.config, plan.config.data
     configure_torch(config.system)
-    column = data.label_column if data.probe_dataset is None else None  # it is of the data that are probed
+    labels = _find_labels(data) if data.probe_dataset is None else None  # they are of the data that are probed
     seed = _order_seed(config)
     splits = load_dataset(
-        data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib, column, seed
+        data.dataset, data.img_size, data.in_chans, data.limit, data.data_dir, data.memory_gib, labels, seed
     )
     splits = replace(splits, mean=_moment("mean", data.mean, splits.mean), std=_moment("std", data.std, splits.std))
     if plan.objective.needs_labels and not splits.classes:
@@ -145,6 +146,16 @@ def load_data(plan: Plan) -> tuple[Plan, Splits]:
 def _order_seed(config: RunConfig) -> int:
     """By which images are kept and held out: the run's with `resample`, else the same for all runs."""
     return config.seed if config.data.resample else 0
+
+
+def _find_labels(data: Data) -> str | LabelTable | None:
+    """The column or the table of labels that the settings name."""
+    if data.labels is not None:
+        return make_table(data.labels, data.file_column, data.label_column, data.split_column, data.group_column)
+    given = [name for name in ("file_column", "split_column", "group_column") if getattr(data, name) is not None]
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')} names a column of --labels; give that file, too")
+    return data.label_column
 
 
 def training_splits(plan: Plan, splits: Splits) -> Splits:
@@ -166,9 +177,9 @@ def probe_splits(plan: Plan, splits: Splits) -> Splits:
     """
     data = plan.config.data
     if data.probe_dataset is not None:
-        size, column, seed = data.img_size, data.label_column, _order_seed(plan.config)
+        size, labels, seed = data.img_size, _find_labels(data), _order_seed(plan.config)
         other = load_dataset(
-            data.probe_dataset, size, data.in_chans, None, data.data_dir, data.memory_gib, column, seed
+            data.probe_dataset, size, data.in_chans, None, data.data_dir, data.memory_gib, labels, seed
         )
         splits = replace(other.to(splits.train.labels.device), mean=splits.mean, std=splits.std)
     if splits.classes:
