@@ -26,6 +26,7 @@ def _size(value: Any) -> Any:
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
+Primary = Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"]
 
 
 class Data(Section):
@@ -94,7 +95,9 @@ class Model(Section):
         "vit_tiny_patch16_224", "A timm VisionTransformer with absolute positions, by name.", flag="--model"
     )
     patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
-    kwargs: dict[str, Any] = setting({}, "Further arguments of timm.create_model, such as embed_dim or depth.")
+    kwargs: dict[str, Any] = setting(
+        {}, "Further arguments of the architecture, such as embed_dim or depth; timm's VisionTransformer has them."
+    )
 
 
 Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
@@ -224,7 +227,7 @@ class RunConfig(Section):
         "Probes of the frozen encoder: NAME[:key=value...],...",
         flag="--probes",
     )
-    primary: Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"] = setting(
+    primary: Primary = setting(
         "linear/top1/mean",
         "The metric that decides: differences, p values and bold refer to it. Not part of a run's identity.",
         flag="--primary",

@@ -1,5 +1,6 @@
 """A pretrained encoder as an objective that trains nothing, so that it can stand in the same table."""
 
+import shlex
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,6 @@ class External(Objective):
             raise UsageError("objective external needs an encoder; use `maskbench probe ENCODER`")
         pretrained = read_encoder(self.source)
         if pretrained.digest != self.digest:
-            raise UsageError(f"{self.source} has changed since; use `maskbench probe {self.source}`")
+            raise UsageError(f"{self.source} has changed since; use `maskbench probe {shlex.quote(self.source)}`")
         load_weights(encoder.vit, pretrained.state, pretrained.grid)
         return UntrainedHead(encoder)
