@@ -27,7 +27,14 @@ from maskbench.runs.lease import is_lost
 from maskbench.runs.plan import Plan, training_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
-from maskbench.runs.run_facts import describe_component, describe_data, describe_model, measure_costs, measure_masks
+from maskbench.runs.run_facts import (
+    describe_component,
+    describe_data,
+    describe_model,
+    keep_readable,
+    measure_costs,
+    measure_masks,
+)
 from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
 from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
@@ -290,7 +297,12 @@ class Execution:
     ) -> RunRecord:
         """The record of the run as it stands."""
         plan, progress = self.plan, self.progress
-        config, state = plan.config, progress.state
+        config, state, warnings = plan.config, progress.state, dict(progress.warnings)
+        metrics = keep_readable(self.metrics(results, failed=status == "failed"), warnings)
+        masks = {} if status == "failed" else measure_masks(config, plan.strategy, self.splits, state)
+        masks, curve = keep_readable(masks, warnings), [keep_readable(row, warnings) for row in state.curve]
+        for warning in [new for new in warnings if new not in progress.warnings]:
+            self.reporter.note(f"{plan.run_id}: {warning}")
         return RunRecord(
             run_id=plan.run_id,
             status=status,
@@ -304,11 +316,11 @@ class Execution:
             dataset=describe_data(self.splits, self.probed),
             model=describe_model(config, state.head),
             seed=config.seed,
-            metrics=self.metrics(results, failed=status == "failed"),
+            metrics=metrics,
             protocols={probe.name: probe.version for probe in plan.probes},
-            diagnostics={} if status == "failed" else measure_masks(config, plan.strategy, self.splits, state),
-            curve=state.curve,
-            warnings=list(progress.warnings),
+            diagnostics=masks,
+            curve=curve,
+            warnings=list(warnings),
             chosen={name: value for result in results for name, value in result.chosen.items()},
             interruptions=progress.interruptions,
             environment=progress.environment,

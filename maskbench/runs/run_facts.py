@@ -1,11 +1,14 @@
 """What a record holds besides accuracy: data, model, cost, masks."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from maskbench.config.record_schema import LARGEST
 from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.data.streaming import StreamedImages
@@ -19,6 +22,7 @@ from maskbench.training.mask_statistics import Diagnostics, diagnose
 from maskbench.training.train_state import TrainState
 from maskbench.training.views import make_context, make_view
 
+T = TypeVar("T", float, float | list[list[float]])
 MEASURED = 256  # images
 
 
@@ -48,6 +52,22 @@ def describe_model(config: RunConfig, head: Head) -> dict[str, Any]:
         "encoder_parameters": encoder,
         "head_parameters": everything - encoder,
     }
+
+
+def keep_readable(numbers: Mapping[str, T], warnings: dict[str, None]) -> dict[str, T]:
+    """The numbers that a record can hold: all that are finite, and accuracies in [0, 1]. Of others, such as a probe of
+    the user's own may return, a warning names each: the rest of a finished run is worth keeping."""
+    kept = {}
+    for name, value in numbers.items():
+        flat = np.ravel(np.asarray(value, dtype=float))
+        is_share = "/top1/" not in name or bool(((flat >= 0) & (flat <= 1)).all())
+        if (np.abs(flat) <= LARGEST).all() and is_share:
+            kept[name] = value
+        else:
+            why = "only finite numbers are recorded" if is_share else "an accuracy is a share in [0, 1]"
+            shown = value if isinstance(value, int | float) else "not finite everywhere"
+            warnings[f"{name} is {shown} and left out: {why}"] = None
+    return kept
 
 
 def measure_costs(
