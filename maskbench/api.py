@@ -11,7 +11,7 @@ from maskbench.config.settings import RunConfig
 from maskbench.config.words import settings_of_words
 from maskbench.core.component import Component
 from maskbench.errors import UsageError
-from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_record
+from maskbench.record import RunRecord
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.training.degrade import degrade
 
@@ -99,16 +99,12 @@ def load_encoder(run: str | Path) -> nn.Module:
     Raises:
         UsageError: `run` is not the folder of a finished run.
     """
-    import timm
+    from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
+    from maskbench.models.pretrained import load_weights
+    from maskbench.models.timm_models import create_timm_model
 
-    from maskbench.models.encoder_sources import read_encoder_weights
-
-    path = locate_record(Path(run))
-    try:
-        model = read_record(path).model
-    except UnreadableRecord as error:
-        raise UsageError(f"{run} is not the folder of a finished run: {error}") from None
-    weights = read_encoder_weights(path.parent)
-    encoder: nn.Module = timm.create_model(model["name"], **model["arguments"])
-    encoder.load_state_dict(weights, strict=True)
+    record, weights = read_finished_run(Path(run))
+    arguments = record.model["arguments"]
+    encoder = create_timm_model(record.model["name"], arguments)
+    load_weights(encoder, weights, grid_from_arguments(arguments))
     return encoder.eval()

@@ -1,18 +1,24 @@
 """The record of a run: one JSON file with everything that tables and plots need, and that a repetition needs."""
 
 import json
+import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maskbench.config import record_schema as schema
+from maskbench.config.plain_files import MAX_RECORD, NotPlain, parse_json, read_regular_file, shorten
 from maskbench.config.settings import EXTERNAL as EXTERNAL
 from maskbench.errors import UsageError
 from maskbench.runtime.atomic_files import write_atomically
 
 SCHEMA_VERSION = 1
 VALIDATION = "validation/"  # prefix of the metrics of a tuning trial, which never sees test
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}-s[0-9]{1,20}")  # also a folder's name, and a word of the shell
 
 
 class RunRecord(BaseModel):
@@ -60,20 +66,20 @@ class RunRecord(BaseModel):
     run_id: str
     status: Literal["complete", "diverged", "failed"]
     error: str | None = None
-    config: dict[str, Any]
-    strategy: dict[str, Any]
-    objective: dict[str, Any]
-    dataset: dict[str, Any]
-    model: dict[str, Any]
-    seed: int
-    metrics: dict[str, float]
+    config: schema.Config
+    strategy: schema.Strategy
+    objective: schema.Objective
+    dataset: schema.Dataset
+    model: schema.Model
+    seed: schema.Count
+    metrics: schema.Metrics
     protocols: dict[str, int]
-    diagnostics: dict[str, float | list[list[float]]]
-    curve: list[dict[str, float]]
+    diagnostics: schema.Diagnostics
+    curve: schema.Curve
     warnings: list[str] = []
     chosen: dict[str, Any]
     interruptions: int = 0
-    environment: dict[str, Any]
+    environment: schema.Environment
 
     @property
     def strategy_plugin(self) -> str | None:
@@ -91,30 +97,79 @@ class UnreadableRecord(ValueError):
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read a record.
+    """Read a record. Everything in it is data: it is held against the schema, and its parts against each other.
 
     Args:
         path: A record.json.
 
     Raises:
-        UnreadableRecord: The file is broken, is not a record, or has a newer schema; the message says which.
+        UnreadableRecord: The file is no regular one, too large, broken, not a record, or has a newer schema; a number
+            is not finite; name, seed and configuration do not agree. The message says which, in one line.
     """
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        return parse_record(read_regular_file(path, MAX_RECORD))
+    except OSError as error:
+        raise UnreadableRecord(f"{path}: not a readable record ({error.strerror})") from None
+    except UnreadableRecord as reason:
+        raise UnreadableRecord(f"{path}: {reason}") from None
+    except NotPlain as reason:
         raise UnreadableRecord(f"{path}: not a readable record ({reason})") from None
+
+
+def read_record_of_run(folder: Path) -> RunRecord:
+    """Read the record in a run's folder, which has the run's name. Arguments and errors as `read_record`.
+
+    Raises:
+        UnreadableRecord: Also where it is another run's, as in a copied, renamed or linked folder.
+    """
+    record = read_record(folder / "record.json")
+    name = os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119  "." has a name, a link keeps its own
+    if record.run_id != name:
+        raise UnreadableRecord(
+            f"{folder / 'record.json'}: it is of the run {record.run_id}, and the folder is named {name}; "
+            f"a run counts once, under its own name"
+        )
+    return record
+
+
+def parse_record(text: str | bytes) -> RunRecord:
+    """The record that a JSON text holds. UnreadableRecord, NotPlain: see `read_record`; without the file's name."""
+    content = parse_json(text)
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int):
-        raise UnreadableRecord(f"{path}: not a maskbench record (no schema_version)")
+        raise UnreadableRecord("not a maskbench record (no schema_version)")
     if version > SCHEMA_VERSION:
-        raise UnreadableRecord(f"{path}: schema {version} is newer than {SCHEMA_VERSION}; upgrade maskbench")
+        raise UnreadableRecord(f"schema {version} is newer than {SCHEMA_VERSION}; upgrade maskbench")
     try:
-        return RunRecord.model_validate(content)
+        record = RunRecord.model_validate(content)
     except ValidationError as error:
         detail = error.errors()[0]
         where = ".".join(str(part) for part in detail["loc"])
-        raise UnreadableRecord(f"{path}: {where}: {detail['msg'].removeprefix('Value error, ')}") from None
+        raise UnreadableRecord(f"{where[:80]}: {detail['msg'].removeprefix('Value error, ')}") from None
+    _ensure_consistent(record)
+    return record
+
+
+def _ensure_consistent(record: RunRecord) -> None:
+    """UnreadableRecord where the parts of a record contradict each other: its numbers would stand in a wrong row."""
+    strategy, config = record.strategy["name"], record.config
+    if not RUN_ID.fullmatch(record.run_id):
+        raise UnreadableRecord(f"run_id: {shorten(record.run_id)} is no run's name, such as random-805e0c3a-s0")
+    if not (record.run_id.startswith(f"{strategy}-") and record.run_id.endswith(f"-s{record.seed}")):
+        raise UnreadableRecord(
+            f"run_id: {record.run_id} is not of the strategy {strategy} and the seed {record.seed}, as the record is"
+        )
+    online = any(name.startswith("online/") for row in record.curve for name in row)
+    if online and record.status == "complete" and not record.metrics.get("cost/gflops_per_image", 0.0) > 0:
+        raise UnreadableRecord("metrics: no cost/gflops_per_image, by which its curve is compared with others")
+    pairs = {
+        "seed": (record.seed, config["seed"]),
+        "strategy": (strategy, config["strategy"]["name"]),
+        "objective": (record.objective["name"], config["objective"]["name"]),
+    }
+    for name, (own, configured) in pairs.items():
+        if own != configured:
+            raise UnreadableRecord(f"{name}: {own} in the record, {configured} in its configuration")
 
 
 def record_paths(folder: Path) -> Iterator[Path]:
@@ -163,9 +218,10 @@ def ensure_records(folder: Path) -> None:
     """UsageError where a results folder holds no record, with the names of the results folders below it."""
     if folder.is_file():
         raise UsageError(f"{folder} is a file; give a results folder, as `maskbench run --output` writes it")
+    make_some = f"`maskbench run --output {shlex.quote(str(folder))}`"
     if not folder.is_dir():
-        raise UsageError(f"no folder {folder}; run `maskbench run --output {folder}` first")
+        raise UsageError(f"no folder {folder}; run {make_some} first")
     if next(record_paths(folder), None) is None:
         below = results_folders_below(folder)
-        some = f"give one of {', '.join(below)}" if below else f"run `maskbench run --output {folder}` first"
+        some = f"give one of {', '.join(below)}" if below else f"run {make_some} first"
         raise UsageError(f"no records in {folder}; {some}")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shlex
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from maskbench.analysis.metrics import BASELINE
 from maskbench.analysis.results import Results, split_groups
 from maskbench.analysis.sections import Column, Section
 from maskbench.analysis.tables import make_other_tables
+from maskbench.config.plain_files import NotPlain, read_regular_file
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
 
 MAX_PICTURES = 40  # of masks
 PICTURE_SIZE = 800  # pixels, of the longer side
+MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS = 32 * 2**20, 64_000_000  # of a masks.png
 ALT = {
     "accuracy-against-cost": "Accuracy of the linear probe against images per second",
     "differences": "Differences from the baseline with intervals that hold at once with 95 %",
@@ -182,15 +185,36 @@ def _masks(folder: Path, records: list[RunRecord], labels: dict[str, str]) -> li
     pictures: dict[str, dict[str, str]] = {}
     for record in records:
         path, label = folder / "runs" / record.run_id / "masks.png", labels[record.run_id]
-        if label in pictures or len(pictures) == MAX_PICTURES or record.strategy["name"] == "none" or not path.exists():
+        if label in pictures or len(pictures) == MAX_PICTURES or record.strategy["name"] == "none":
             continue
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-            small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+        try:
+            small = read_picture(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, NotPlain) as reason:
+            print(f"maskbench: skipped {path}: {getattr(reason, 'strerror', None) or reason}", file=sys.stderr)
+            continue
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80)
         pictures[label] = {"label": label, "uri": _uri("webp", buffer.getvalue())}
     return list(pictures.values())
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A run's masks.png, made small. OSError where it cannot be read, NotPlain where it is no PNG of a bounded size, or
+    a link: the page is passed on, and shows nothing that lies elsewhere."""
+    content = read_regular_file(path, MAX_PICTURE_BYTES, follow_link=False)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PICTURE_PIXELS:
+                raise NotPlain(f"it has {image.width} x {image.height} pixels, more than any picture of masks")
+            small = image.convert("RGB")
+            small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+    except NotPlain:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise many kinds
+        raise NotPlain(f"it is no picture ({type(error).__name__})") from None
+    return small
 
 
 def _run(record: RunRecord, metric: str, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a results folder holds, and its records as a data frame with one row for each run."""
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import pandas as pd
 from maskbench.analysis.metrics import PRIMARY
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
-from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
+from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record_of_run, record_paths
 
 CONTROLS = ("random-init", "supervised")
 
@@ -61,21 +62,55 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Everything under `folder` that can be read. UsageError where there is no such folder."""
     trials = folder / "trials"
-    return Results(folder, read_records(folder), read_records(trials) if trials.is_dir() else [])
+    return Results(folder, read_records(folder), _read_trials(trials) if trials.is_dir() else [])
+
+
+def _read_trials(folder: Path) -> list[RunRecord]:
+    """The records in `folder` that are of trials; others are named on stderr."""
+    records = read_records(folder)
+    for record in records:
+        if not _is_trial(record):
+            print(f"maskbench: skipped {record.run_id} in {folder}: it is no trial", file=sys.stderr)
+    return [record for record in records if _is_trial(record)]
+
+
+def _is_trial(record: RunRecord) -> bool:
+    tuning = record.config.get("tuning")
+    return tuning is not None and tuning["trial"] and "cost/wall_s" in record.metrics
 
 
 def read_records(folder: Path) -> list[RunRecord]:
-    """All records under `folder`, in order of run id. A file that is broken or too new is left out, with a line on
-    stderr. UsageError where there is no such folder."""
+    """All records under `folder`, in order of run id. A file that is broken or too new is left out with a line on
+    stderr, and so is a run that counts already: a copy, or two runs of one row and seed. UsageError where there is no
+    such folder."""
     if not folder.is_dir():
-        raise UsageError(f"no folder {folder}; run `maskbench run --output {folder}` first")
+        raise UsageError(f"no folder {folder}; run `maskbench run --output {shlex.quote(str(folder))}` first")
     records = []
     for path in record_paths(folder):
         try:
-            records.append(read_record(path))
+            records.append(read_record_of_run(path.parent))
         except UnreadableRecord as reason:
             print(f"maskbench: skipped {reason}", file=sys.stderr)
-    return records
+    return _leave_out_repeated(folder, records)
+
+
+def _leave_out_repeated(folder: Path, records: list[RunRecord]) -> list[RunRecord]:
+    """The records without those that would stand in one row with one seed: nothing says which of them counts. Each is
+    named on stderr."""
+    groups = [group_of(record) for record in records]
+    rows: dict[tuple[str, str, int], list[RunRecord]] = {}
+    for record, group, label in zip(records, groups, _labels(records, groups), strict=True):
+        rows.setdefault((group, label, record.seed), []).append(record)
+    for (_, label, seed), runs in rows.items():
+        if len(runs) > 1:
+            names = ", ".join(run.run_id for run in runs)
+            print(
+                f"maskbench: skipped {len(runs)} records in {folder} that are all {label} with seed {seed} ({names}); "
+                f"move away all but one",
+                file=sys.stderr,
+            )
+    repeated = {id(run) for runs in rows.values() if len(runs) > 1 for run in runs}
+    return [record for record in records if id(record) not in repeated]
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:
@@ -114,7 +149,7 @@ def to_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
                 "seed": record.seed,
                 "primary": record.config.get("primary", PRIMARY[0]),
                 "status": record.status,
-                "machine": record.environment.get("gpu") or record.environment.get("cpu"),
+                "machine": record.environment.get("gpu") or record.environment.get("cpu") or "unknown",
                 **_schedule(record),
                 **record.metrics,
                 **{name: value for name, value in record.diagnostics.items() if isinstance(value, float)},
@@ -263,6 +298,8 @@ def _settings(record: RunRecord) -> dict[str, str]:
     if record.objective["name"] == EXTERNAL:  # known by its weights, and never trained here
         digest = record.objective["parameters"]["digest"][:8]
         config = {**config, "objective": {"digest": digest}, "train": {}}
+    versions = {"strategy_version": record.strategy["version"], "objective_version": record.objective["version"]}
+    config |= versions  # another version of a strategy hides otherwise, under the same settings
     config["tuned"] = record.config.get("tuning") is not None
     if record.config["train"].get("budget") is not None:
         config["train"] = {key: value for key, value in config["train"].items() if key != "warmup_epochs"}

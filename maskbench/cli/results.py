@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.runtime.atomic_files import ensure_no_link
 
 if TYPE_CHECKING:
     from maskbench.analysis.results import Results
@@ -26,6 +27,7 @@ def tables_of(folder: Path) -> dict[str, str]:
     from maskbench.analysis.results import read_results
     from maskbench.analysis.tables import write_tables
 
+    ensure_no_link(folder / "tables")
     results = read_results(folder)
     return write_under(folder, lambda: write_tables(results, folder / "tables"))
 
@@ -35,6 +37,7 @@ def figures_of(folder: Path) -> list[Path]:
     from maskbench.analysis.figures import write_figures
     from maskbench.analysis.results import read_results
 
+    ensure_no_link(folder / "figures")
     results = read_results(folder)
     return write_under(folder, lambda: write_figures(results, folder / "figures"))
 
@@ -78,6 +81,7 @@ def table(
     results = read_some_results(folder, baseline)
     if output is None and baseline in (None, BASELINE):
         output = folder / "tables"
+        ensure_no_link(output)
     if output is None:
         texts = render_comparison(results, baseline or BASELINE)
         print(f"maskbench: printed only; --output FOLDER writes the tables against {baseline}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """`maskbench run`."""
 
 import json
+import shlex
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -290,4 +291,4 @@ def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter",
         reporter.note(f"masks: {output / 'runs' / '*' / 'masks.png'}")
     incomplete = [f"{record.run_id} {record.status}" for record in records if record.status != "complete"]
     if incomplete:
-        reporter.note(f"not complete: {', '.join(incomplete)}; maskbench status {output} says why")
+        reporter.note(f"not complete: {', '.join(incomplete)}; maskbench status {shlex.quote(str(output))} says why")

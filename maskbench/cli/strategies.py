@@ -1,6 +1,7 @@
 """`maskbench list`, `show`, `check` and `new`."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -145,8 +146,9 @@ def new(
 
     strategy, test = write_under(folder, lambda: scaffold(name, folder))
     print(f"{strategy}\n{test}")
+    quoted = shlex.quote(str(strategy))
     print(
-        f"next: maskbench check {strategy}; maskbench show {name} --plugin {strategy}; "
-        f"maskbench run --plugin {strategy} --strategy random,{name}",
+        f"next: maskbench check {quoted}; maskbench show {name} --plugin {quoted}; "
+        f"maskbench run --plugin {quoted} --strategy random,{name}",
         file=sys.stderr,
     )

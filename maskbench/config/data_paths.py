@@ -28,9 +28,9 @@ def split_dataset(dataset: str) -> tuple[str, str | None]:
     prefix = next((prefix for prefix in PREFIXES if dataset.startswith(prefix)), "")
     path = dataset.removeprefix(prefix)
     is_path = {
-        "": "/" in path or (path != GENERATED and Path(path).is_dir()),
+        "": "/" in path or (path != GENERATED and os.path.isdir(path)),  # noqa: PTH112  False also for a long name
         "wds/": True,
-        "hfds/": Path(path).is_dir(),
+        "hfds/": os.path.isdir(path),  # noqa: PTH112
     }
     return prefix, path if is_path.get(prefix, False) else None
 

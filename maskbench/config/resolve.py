@@ -9,6 +9,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from maskbench.config.model_arguments import check_model_kwargs
+from maskbench.config.plain_files import MAX_SETTINGS, NotPlain, ensure_text_line, parse_yaml, read_regular_file
 from maskbench.config.section import Section
 from maskbench.config.settings import EXTERNAL, Data, Model, RunConfig, System, Train
 from maskbench.config.specs import Spec, parse_one_spec
@@ -31,13 +33,17 @@ def load_preset(name: str) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Settings from a file; UsageError where it is missing or not a mapping."""
+    """Settings from a file: a configuration, a suite or claims.
+
+    UsageError where it is missing or not a mapping, and for whatever `maskbench.config.plain_files` refuses: another
+    kind of file, one of more than 128 KiB, values without limits, a name twice.
+    """
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read config {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"config {path} is not YAML: {' '.join(str(error).split())}") from None
+        settings = parse_yaml(read_regular_file(path, MAX_SETTINGS))
+    except OSError as error:
+        raise UsageError(f"cannot read config {path}: {error.strerror}") from None
+    except NotPlain as reason:
+        raise UsageError(f"cannot read config {path}: {reason}") from None
     if not isinstance(settings, dict):
         raise UsageError(f"config {path} must be a mapping such as --print-config shows")
     return settings
@@ -99,6 +105,8 @@ def parse_config(settings: Mapping[str, Any]) -> RunConfig:
         raise explain_error(error) from None
     if config.ratio is not None and config.regime == "paper":
         raise UsageError("ratio is for --regime matched; the paper regime uses each strategy's own")
+    _check_names(config)
+    check_model_kwargs(config.model.kwargs)
     patch, size = config.model.patch_size, config.data.img_size
     if size[0] % patch or size[1] % patch:
         near = [max(1, round(side / patch)) * patch for side in size]
@@ -107,6 +115,25 @@ def parse_config(settings: Mapping[str, Any]) -> RunConfig:
             f"try --img-size {near[0]}x{near[1]} or another --patch-size"
         )
     return config
+
+
+def _check_names(config: RunConfig) -> None:
+    """UsageError for a name or path that a record could not have: it stands in messages, tables and file names."""
+    data = config.data
+    names = {
+        "data.dataset": data.dataset,
+        "data.data_dir": data.data_dir,
+        "data.probe_dataset": data.probe_dataset,
+        "data.label_column": data.label_column,
+        "output": config.output,
+        "tuning.row": None if config.tuning is None else config.tuning.row,
+    }
+    for setting, name in names.items():
+        if name is not None:
+            try:
+                ensure_text_line(name, setting)
+            except NotPlain as reason:
+                raise UsageError(f"{reason}") from None
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:

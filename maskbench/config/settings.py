@@ -27,6 +27,7 @@ def _size(value: Any) -> Any:
 EXTERNAL = "external"  # the objective of encoders from elsewhere
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
+Primary = Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"]
 
 
 class Data(Section):
@@ -122,7 +123,9 @@ class Model(Section):
         "vit_tiny_patch16_224", "A timm VisionTransformer with absolute positions, by name.", flag="--model"
     )
     patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
-    kwargs: dict[str, Any] = setting({}, "Further arguments of timm.create_model, such as embed_dim or depth.")
+    kwargs: dict[str, Any] = setting(
+        {}, "Further arguments of the architecture, such as embed_dim or depth; timm's VisionTransformer has them."
+    )
     init: Init | None = setting(None, "Weights to start from, as --init finds them. Default: random ones.")
 
 
@@ -253,7 +256,7 @@ class RunConfig(Section):
         "Probes of the frozen encoder: NAME[:key=value...],...",
         flag="--probes",
     )
-    primary: Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"] = setting(
+    primary: Primary = setting(
         "linear/top1/mean",
         "The metric that decides: differences, p values and bold refer to it. Not part of a run's identity.",
         flag="--primary",

@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 
+from maskbench.config.model_arguments import check_model_kwargs
 from maskbench.core.grid import Grid
 from maskbench.core.step_output import at_least_float32
 from maskbench.core.view import View
-from maskbench.errors import UsageError, unknown_name
+from maskbench.errors import UsageError
 from maskbench.models.initialisation import initialise_linear, initialise_vit
 from maskbench.models.positions import resize_positions
+from maskbench.models.timm_models import create_timm_model, ensure_known_model
 from maskbench.models.tokens import EncodedTokens, scatter_to_grid, true_indices
 
 
@@ -226,16 +228,17 @@ def build_encoder(name: str, grid: Grid, channels: int, kwargs: dict[str, Any], 
         name: A timm `VisionTransformer` with absolute positions.
         grid: The patches of an image.
         channels: Of an image.
-        kwargs: Further arguments of `timm.create_model`, such as embed_dim or depth.
+        kwargs: Further arguments of the architecture, such as embed_dim or depth.
         plain_attention: Whether to use timm's plain attention in place of the fused one.
 
     Raises:
-        UsageError: For a model of another architecture, or with arguments that it does not take.
+        UsageError: For a model of another architecture, or with arguments that it does not take or that are not of
+            an architecture (see maskbench.config.model_arguments).
     """
-    if not timm.is_model(name):
-        raise unknown_name("model", name, timm.list_models("vit*"))
+    ensure_known_model(name)
+    check_model_kwargs(kwargs)
     try:
-        vit = timm.create_model(name, **timm_arguments(grid, channels, kwargs))
+        vit = create_timm_model(name, timm_arguments(grid, channels, kwargs))
     except (TypeError, AssertionError) as error:
         if timm.models.model_entrypoint(name).__module__ == VisionTransformer.__module__:
             raise UsageError(f"model {name} with {kwargs}: {error}; change model.kwargs") from None

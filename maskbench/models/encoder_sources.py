@@ -5,8 +5,8 @@ maskbench.models.weight_formats.
 """
 
 import difflib
-import json
 import re
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from maskbench.config.model_arguments import check_recorded_model
+from maskbench.config.plain_files import MAX_HEADER, NotPlain, parse_json
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
@@ -28,11 +30,15 @@ from maskbench.models.weight_formats import (
     convert_to_timm,
     ensure_finite,
     ensure_last_norm,
+    infer_arguments,
     infer_square_grid,
+    list_some,
     unwrap_state,
 )
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, locate_record, read_record
 
+DIMENSIONS = {"pos_embed": 3, "reg_token": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2}
+NEEDED = ("pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
 
 
@@ -87,7 +93,10 @@ def read_finished_run(folder: Path) -> tuple[RunRecord, dict[str, Tensor]]:
         raise UsageError(f"{folder} is about an encoder from elsewhere and holds none; give its source, {source}")
     if record.status != "complete":
         raise UsageError(f"{folder} is of a run that {record.status}; give one that is complete")
-    return record, read_encoder_weights(path.parent)
+    check_recorded_model(path, record.model)
+    state = read_encoder_weights(path.parent)
+    ensure_described(path, state, record.model)
+    return record, state
 
 
 def read_encoder_weights(run: Path) -> dict[str, Tensor]:
@@ -103,7 +112,7 @@ def read_encoder_weights(run: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(
             f"{run} is of a finished run, but its encoder.safetensors is not here: weights are not shipped with "
-            f"records; copy the file, or make it again: maskbench rerun {run}"
+            f"records; copy the file, or make it again: maskbench rerun {shlex.quote(str(run))}"
         )
     try:
         return load_file(path)
@@ -115,6 +124,42 @@ def grid_from_arguments(arguments: Mapping[str, Any]) -> Grid:
     """The grid of a model that maskbench made with these `arguments` of timm's, as a record has them."""
     (height, width), patch = arguments["img_size"], arguments["patch_size"]
     return Grid(height // patch, width // patch, patch)
+
+
+def ensure_described(source: object, state: Mapping[str, Tensor], model: dict[str, Any]) -> None:
+    """Check that weights are those of the model that is described beside them, before it is built: a description alone
+    decides nothing, least of all how much memory it takes.
+
+    Args:
+        source: Where both come from, for messages.
+        state: The weights by timm's names.
+        model: The description, which `check_recorded_model` has checked.
+
+    Raises:
+        UsageError: They differ in the first thing that the message names.
+    """
+    if missing := [name for name in NEEDED if name not in state]:
+        raise UsageError(f"{source} describes a model of maskbench's, and its weights have no {list_some(missing)}")
+    odd = [name for name, value in state.items() if value.ndim != DIMENSIONS.get(name, value.ndim) or not value.numel()]
+    odd += [name for name in state if name.startswith("blocks.") and not re.match(r"blocks\.\d{1,3}\.", name)]
+    if odd:
+        raise UsageError(f"{source}: the weights {list_some(odd)} are of no model's name or shape")
+    arguments, grid = model["arguments"], grid_from_arguments(model["arguments"])
+    projection, found = state["patch_embed.proj.weight"].shape, infer_arguments(state, grid.size)
+    prefix = 0 if found["no_embed_class"] else found["class_token"] + found["reg_tokens"]
+    found |= {"patch_size": projection[2], "in_chans": projection[1], "patches": state["pos_embed"].shape[1] - prefix}
+    described: dict[str, Any] = {**arguments, "patches": grid.size}
+    _ensure_same(source, found, described)  # before anything is built in the size that is described
+    kwargs = {key: value for key, value in arguments.items() if key not in timm_arguments(grid, 1, {})}
+    _ensure_same(source, found, describe_timm_model(model["name"], kwargs))
+
+
+def _ensure_same(source: object, found: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    """UsageError for the first of what the weights tell that the description says otherwise."""
+    for name in found.keys() & described.keys() - {"init_values"}:  # of which the weights only tell whether
+        ours, theirs = found[name], described[name]
+        if abs(ours - theirs) > (1 / found["embed_dim"] if name == "mlp_ratio" else 0):  # rounded to whole units
+            raise UsageError(f"{source} describes {name}={theirs}, its weights have {ours}; copy both again")
 
 
 def _read_run(folder: Path) -> PretrainedEncoder:
@@ -131,8 +176,19 @@ def _from_maskbench(
     implied = timm_arguments(grid, arguments["in_chans"], {})
     kwargs = {key: value for key, value in arguments.items() if key not in implied}
     heads = describe_timm_model(model["name"], kwargs)["num_heads"]
-    mean, std = (torch.tensor(data[key]) if key in data else None for key in ("mean", "std"))
+    mean, std = (_read_moment(name, data, key, arguments["in_chans"]) for key in ("mean", "std"))
     return PretrainedEncoder(name, state, grid, None, model["name"], kwargs, heads, mean, std)
+
+
+def _read_moment(name: str, data: Any, key: str, channels: int) -> Tensor | None:
+    """A mean or standard deviation by channel. UsageError where it is none."""
+    values = data.get(key) if isinstance(data, Mapping) else None
+    if values is None:
+        return None
+    numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    if not numbers or len(values) != channels or (key == "std" and min(values) <= 0):
+        raise UsageError(f"{name}: the {key} of its data is no list of {channels} numbers; copy the file again")
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def _read_timm(name: str) -> PretrainedEncoder:
@@ -169,9 +225,21 @@ def _read_safetensors(path: Path) -> PretrainedEncoder:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
     if metadata.get("model", "").startswith('{"name": '):  # as maskbench writes it
-        model, data = json.loads(metadata["model"]), json.loads(metadata.get("dataset", "{}"))
+        model, data = (_read_header(path, metadata.get(key, "{}")) for key in ("model", "dataset"))
+        check_recorded_model(path, model)
+        ensure_described(path, state, model)
         return _from_maskbench(path.stem, state, model, data)
     return _from_weights(path, *unwrap_state(state))
+
+
+def _read_header(path: Path, text: str) -> Any:
+    """What maskbench wrote into the header of a file of weights."""
+    if len(text) > MAX_HEADER:
+        raise UsageError(f"{path} has a header of {len(text):,} characters; copy the file again")
+    try:
+        return parse_json(text)
+    except NotPlain as reason:
+        raise UsageError(f"{path} has a header that cannot be read ({reason}); copy the file again") from None
 
 
 def _read_checkpoint(path: Path) -> PretrainedEncoder:

@@ -27,7 +27,7 @@ USELESS = re.compile(
     r"|bn\.(running_mean|running_var|num_batches_tracked)$"
 )
 VIT_WEIGHT = re.compile(
-    r"cls_token|reg_token|pos_embed|(patch_embed\.proj|norm_pre|norm)\.(weight|bias)|blocks\.\d+\."
+    r"cls_token|reg_token|pos_embed|(patch_embed\.proj|norm_pre|norm)\.(weight|bias)|blocks\.\d{1,3}\."
     r"((norm1|norm2|attn\.qkv|attn\.proj|attn\.q_norm|attn\.k_norm|mlp\.fc1|mlp\.fc2)\.(weight|bias)|ls[12]\.gamma)"
 )
 REQUIRED = ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "norm.weight")

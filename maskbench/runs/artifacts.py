@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from maskbench.catalog.pictures import masks_figure, save
 from maskbench.data.splits import Splits
 from maskbench.errors import Failure, UsageError
 from maskbench.probe import ProbeResult
-from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record
+from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record_of_run
 from maskbench.runs.checkpoint import Checkpoints
 from maskbench.runs.lease import LOCK, Busy, hold_lease
 from maskbench.runs.plan import Plan, example_view
@@ -25,16 +26,19 @@ from maskbench.runtime.atomic_files import (
     DISK_ERRNOS,
     PARTIAL_SUFFIX,
     describe_os_error,
+    make_folder,
     remove_partial_files,
     write_atomically,
 )
 from maskbench.training.train_state import TrainState
 
 
-def ensure_writable(folder: Path) -> None:
-    """Make `folder` if need be. UsageError where nothing can be written, Failure where the disk is full or broken."""
+def ensure_writable(root: Path, *below: str) -> None:
+    """Make the folder `root`, and in it the folders `below`. UsageError where nothing can be written or one of `below`
+    is a link, Failure where the disk is full or broken."""
+    folder = root.joinpath(*below)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(root, *below)
         with tempfile.TemporaryFile(dir=folder) as file:  # no name that another process could meet
             file.write(b"x")
     except OSError as error:
@@ -45,12 +49,11 @@ def ensure_writable(folder: Path) -> None:
 
 def read_finished_record(folder: Path) -> RunRecord | None:
     """The record of a run that came to its end, complete or diverged; None where there is none or it failed.
-    UsageError for one that cannot be read, which is better looked at than overwritten."""
-    path = folder / "record.json"
-    if not path.exists():
+    UsageError for one that cannot be read or is another run's: it is better looked at than overwritten."""
+    if not os.path.lexists(folder / "record.json"):
         return None
     try:
-        record = read_record(path)
+        record = read_record_of_run(folder)
     except UnreadableRecord as error:
         raise UsageError(f"{error}; move it away, or repeat the run with --force") from None
     return None if record.status == "failed" else record

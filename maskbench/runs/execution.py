@@ -27,7 +27,13 @@ from maskbench.runs.lease import is_lost
 from maskbench.runs.plan import Plan, training_splits
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
-from maskbench.runs.run_facts import describe_component, describe_data, describe_model, measure_costs, measure_masks
+from maskbench.runs.run_facts import (
+    describe_component,
+    describe_data,
+    describe_model,
+    keep_readable,
+    measure_costs,
+)
 from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
 from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
@@ -37,11 +43,9 @@ from maskbench.training.collapse import ALIKE, images_are_alike, signs_of_collap
 from maskbench.training.data_order import remaining_indices
 from maskbench.training.forgetting import sign_of_forgetting
 from maskbench.training.loop import Diverged, pretrain
-from maskbench.training.mask_statistics import Diagnostics
 from maskbench.training.schedules import steps_per_epoch
 from maskbench.training.step import Trainer
 from maskbench.training.train_state import TrainState
-from maskbench.training.trivial_predictions import sign_of_no_learning, trivial_losses
 
 CHECKPOINT_EVERY_S = 300.0
 SAMPLE = 64  # images that tell whether the data vary
@@ -295,6 +299,12 @@ class Execution:
         """The record of the run as it stands."""
         plan, progress = self.plan, self.progress
         config, state = plan.config, progress.state
+        warnings = dict(progress.warnings)
+        masks = {} if status == "failed" else measure_views(plan, self.splits, state, warnings)
+        metrics = keep_readable(self.metrics(results, failed=status == "failed"), warnings)
+        masks, curve = keep_readable(masks, warnings), [keep_readable(row, warnings) for row in state.curve]
+        for warning in [new for new in warnings if new not in progress.warnings]:
+            self.reporter.note(f"{plan.run_id}: {warning}")
         return RunRecord(
             run_id=plan.run_id,
             status=status,
@@ -308,28 +318,15 @@ class Execution:
             dataset=describe_data(self.splits, self.probed),
             model=describe_model(config, state.head),
             seed=config.seed,
-            metrics=self.metrics(results, failed=status == "failed"),
+            metrics=metrics,
             protocols={probe.name: probe.version for probe in plan.probes},
-            diagnostics={} if status == "failed" else self.diagnostics(),
-            curve=state.curve,
-            warnings=list(progress.warnings),
+            diagnostics=masks,
+            curve=curve,
+            warnings=list(warnings),
             chosen={name: value for result in results for name, value in result.chosen.items()},
             interruptions=progress.interruptions,
             environment=progress.environment,
         )
-
-    def diagnostics(self) -> Diagnostics:
-        """What the masks look like, and what trivial predictions would lose; a line where training lost as much."""
-        plan, state = self.plan, self.progress.state
-        masks = measure_masks(plan.config, plan.strategy, self.splits, state)
-        if not plan.objective.trains:
-            return masks
-        losses = trivial_losses(plan.config, plan.strategy, plan.objective, self.splits, state)
-        sign = sign_of_no_learning(state.curve[-1]["loss"], losses) if state.curve and state.module is None else None
-        if sign is not None:
-            self.reporter.note(f"{plan.run_id}: {sign}")
-            self.progress.warnings[sign] = None
-        return {**masks, **losses}
 
     def metrics(self, results: list[ProbeResult], *, failed: bool) -> dict[str, float]:
         """What the probes found, and what the run cost."""

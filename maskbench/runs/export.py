@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from maskbench._version import __version__
+from maskbench.config.plain_files import MAX_HEADER, NotPlain, parse_json, read_regular_file
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
 from maskbench.models.weight_formats import infer_arguments
@@ -29,6 +30,8 @@ def export(run: Path, output: Path | None = None) -> Path:
     UsageError where `run` is no finished run's folder, and where `output` holds something else or cannot be written.
     """
     record, state = read_finished_run(run)
+    if not all(record.dataset.get(key) for key in ("mean", "std")):
+        raise UsageError(f"{run}: its record has no mean and std of the images, which an export needs; repeat the run")
     run = locate_record(run).parent
     folder = output or run / "export"
     if not _free(folder, record.run_id):
@@ -95,8 +98,8 @@ def _free(folder: Path, run_id: str) -> bool:
     if not folder.is_dir() or not (folder / "config.json").is_file():
         return folder.is_dir() and not any(folder.iterdir())
     try:
-        found = json.loads((folder / "config.json").read_text())
-    except ValueError:
+        found = parse_json(read_regular_file(folder / "config.json", MAX_HEADER))
+    except (OSError, NotPlain):
         return False
     return isinstance(found, dict) and isinstance(found.get(OURS), dict) and found[OURS].get("run_id") == run_id
 
@@ -149,8 +152,8 @@ def _costs(record: RunRecord) -> dict[str, str]:
     images = record.curve[-1].get("images") if record.curve else None
     gflops = record.metrics.get("cost/gflops_per_image")
     found = {
-        "parameters of the encoder": f"{record.model['encoder_parameters']:,}",
-        "parameters trained beside it": f"{record.model['head_parameters']:,}",
+        "parameters of the encoder": f"{record.model.get('encoder_parameters', 0):,}",
+        "parameters trained beside it": f"{record.model.get('head_parameters', 0):,}",
     }
     if images is not None:
         found["images seen"] = f"{images:,.0f}"

@@ -112,7 +112,7 @@ def read_holder(folder: Path) -> Holder | None:
         heard = Path(lease.lock_file).stat().st_mtime
     except PermissionError:
         return Holder(owner.hostname, owner.pid, True)  # somebody else's process
-    except OSError:
+    except (OSError, OverflowError):
         return Holder(owner.hostname, owner.pid, False)
     return Holder(owner.hostname, owner.pid, time.time() - heard < 1.5 * LEASE_S)
 

@@ -6,11 +6,17 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from maskbench.config.plain_files import MAX_STATUS, NotPlain, parse_json, read_regular_file
+from maskbench.config.record_schema import Count, Name, Number, TextLine
 from maskbench.runs.reporter import Reporter
+from maskbench.runtime.atomic_files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from maskbench.data.splits import Splits
@@ -22,26 +28,65 @@ EVERY_S = 5.0  # between two notes of how far a run has come
 PROGRESS, TICKET = "progress.json", "ticket.json"
 
 
-@dataclass(frozen=True)
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True)
+LARGEST_PID = 2**31 - 1
+
+
+@dataclass(frozen=True, config=STRICT)
 class Ticket:
     """Who is going to do a run that has not begun: a process here or on another host, or a job in Slurm's queue."""
 
-    on: str
-    host: str = ""
-    pid: int = 0
-    job: str | None = None  # of Slurm, e.g. 17_3
+    on: Name
+    host: TextLine = ""
+    pid: Annotated[int, Field(ge=0, le=LARGEST_PID)] = 0
+    job: Name | None = None  # of Slurm, e.g. 17_3
 
     def write(self, folder: Path) -> None:
-        """Into a run's folder, made if need be. OSError where that cannot be."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / TICKET).write_text(json.dumps(asdict(self)))
+        """Into a run's folder, made if need be. OSError where that cannot be, UsageError where the folder is a link."""
+        make_folder(folder.parent.parent, folder.parent.name, folder.name)
+        write_atomically(folder / TICKET, json.dumps(asdict(self)), sync=False)
 
     @classmethod
     def read(cls, folder: Path) -> "Ticket | None":
-        """A run's ticket, None where there is none."""
-        with suppress(OSError, ValueError, TypeError):
-            return cls(**json.loads((folder / TICKET).read_text()))
+        """A run's ticket, None where there is none that can be read."""
+        with suppress(NotPlain):
+            return read_ticket(folder)
         return None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Progress:
+    """How far a run is. steps: of the whole training. left_s: seconds until its end, None where they are unknown."""
+
+    phase: Name
+    step: Count
+    steps: Count
+    left_s: Annotated[Number, Field(ge=0)] | None
+
+
+def read_ticket(folder: Path) -> Ticket | None:
+    """A run's ticket, None where there is none. NotPlain for a file that is none."""
+    return _read(folder / TICKET, TypeAdapter(Ticket))
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """What a run last wrote of its progress, None where there is nothing. NotPlain for a file that is none."""
+    return _read(folder / PROGRESS, TypeAdapter(Progress))
+
+
+def _read(path: Path, schema: TypeAdapter[T]) -> T | None:
+    try:
+        content = read_regular_file(path, MAX_STATUS, follow_link=False)
+        parse_json(content)
+        return schema.validate_json(content)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NotPlain(f"it cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise NotPlain(f"{'.'.join(map(str, detail['loc']))[:80] or 'it'}: {detail['msg']}") from None
 
 
 @contextmanager
@@ -124,6 +169,6 @@ class StatusReporter(Reporter):
 
     def _write_progress(self, phase: str, step: int, left_s: float | None) -> None:
         self._written = time.monotonic()
-        content = {"phase": phase, "step": step, "steps": self._steps, "left_s": left_s}
+        content = asdict(Progress(phase, step, self._steps, left_s))
         with suppress(OSError):
-            (self._folder / PROGRESS).write_text(json.dumps(content))
+            write_atomically(self._folder / PROGRESS, json.dumps(content), sync=False)

@@ -1,5 +1,6 @@
 """Where the data of a record are, when it is repeated from another folder than the one that it was made in."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def find_moved_data(record: Path, data: Mapping[str, Any], changes: Mapping[str,
         if not places:
             raise UsageError(
                 f"the record's data in {path} are not found from {Path.cwd()}, nor from the folders above the record; "
-                f"type: maskbench rerun {record} {FLAGS[name]} PATH"
+                f"type: maskbench rerun {shlex.quote(str(record))} {FLAGS[name]} PATH"
             )
         found[f"data.{name}"] = _with_prefix(data, name, places[0])
     return found

@@ -83,9 +83,15 @@ class Plan:
         return json.dumps([content, self.config.train.batch_size], sort_keys=True)
 
     @property
+    def place(self) -> tuple[Path, *tuple[str, ...]]:
+        """The results folder, and the folders in it that lead to its files."""
+        output = Path(self.config.output)
+        return (output.parent, output.name, "runs", self.run_id) if self.is_trial else (output, "runs", self.run_id)
+
+    @property
     def folder(self) -> Path:
         """Folder of its files."""
-        return Path(self.config.output) / "runs" / self.run_id
+        return Path(*self.place)
 
 
 def make_plan(config: RunConfig) -> Plan:

@@ -1,5 +1,6 @@
 """Repeating a stored run, and saying whether its numbers hold."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ def ensure_plugin_loaded(record: RunRecord) -> None:
         return
     if plugin is not None:
         raise UsageError(
-            f"strategy {name} of the record comes from the plugin {origin}; give it, e.g. --plugin {plugin}"
+            f"strategy {name} of the record comes from the plugin {origin}; "
+            f"give it, e.g. --plugin {shlex.quote(plugin)}"
         )
     if origin:
         raise UsageError(f"strategy {name} of the record comes from the package {origin}; install it")
@@ -146,9 +148,9 @@ def compare_numbers(record: RunRecord, again: RunRecord) -> Verdict:
     for name, value in stored.items():
         low, high = value, value
         if differences:
-            if "/top1/" not in name or name.startswith("curve/"):  # a curve's are of fewer images
-                continue
             count = (record.dataset.get("probed") or record.dataset)["sizes"]["test"]
+            if "/top1/" not in name or name.startswith("curve/") or not count:  # a curve's are of fewer images
+                continue
             low, high = binomtest(round(value * count), count).proportion_ci(CONFIDENCE, "wilson")
         checks.append(NumberCheck(name, value, repeated.get(name, float("nan")), low, high))
     return Verdict(checks, differences)

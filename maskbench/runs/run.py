@@ -52,7 +52,7 @@ def run(
         Failure: The work cannot be finished. What was finished before stays as it was.
     """
     reporter = reporter or Reporter()
-    plan = check_run(config)
+    plan = check_run(config, force=force)
     if force:
         forget_runs([plan])
     return run_or_read(
@@ -68,7 +68,7 @@ def run_all(
     checkpoint_every: float | None = None,
 ) -> list[RunRecord]:
     """Every run, each once. All are checked before the first is started. Arguments and errors as `run`."""
-    plans = run_on_every_rank(lambda: check_runs(configs))
+    plans = run_on_every_rank(lambda: check_runs(configs, force=force))
     return run_each(plans, force, reporter or Reporter(), checkpoint_every)
 
 
@@ -111,7 +111,7 @@ def run_or_read(
     record = run_on_rank0(lambda: read_if_done(plan, reporter))
     if record is not None:
         return record
-    run_on_rank0(lambda: ensure_writable(folder))
+    run_on_rank0(lambda: ensure_writable(*plan.place))
     try:
         with ExitStack() as held:
             lease = create_on_rank0(lambda: held.enter_context(hold_lease(folder, waiting=wait)))
@@ -150,11 +150,13 @@ def read_if_done(plan: Plan, reporter: Reporter) -> RunRecord | None:
     return record
 
 
-def check_run(config: RunConfig) -> Plan:
-    """The plan of a run that can be carried out; nothing is written. UsageError for what the user can put right."""
+def check_run(config: RunConfig, *, force: bool = False) -> Plan:
+    """The plan of a run that can be carried out; nothing is written. UsageError for what the user can put right, such
+    as a record that cannot be read, which `force` is going to forget."""
     plan, splits = load_data(make_plan(config))
     check_before_start(plan, splits, _try_to_build(plan, splits))
-    read_finished_record(plan.folder)
+    if not force:
+        read_finished_record(plan.folder)
     return plan
 
 
@@ -170,16 +172,17 @@ def _try_to_build(plan: Plan, splits: Splits) -> TrainState:
         raise UsageError(f"{name} with {model} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def check_runs(configs: Iterable[RunConfig]) -> list[Plan]:
-    """The plans of runs that can be carried out; one run of each kind is tried. Errors as `check_run`."""
+def check_runs(configs: Iterable[RunConfig], *, force: bool = False) -> list[Plan]:
+    """The plans of runs that can be carried out; one run of each kind is tried. Arguments and errors as `check_run`."""
     tried: set[str] = set()
     plans = []
     for config in configs:
         plan, _ = load_data(make_plan(config))
         if plan.kind not in tried:
-            check_run(config)
+            check_run(config, force=force)
             tried.add(plan.kind)
-        read_finished_record(plan.folder)
+        if not force:
+            read_finished_record(plan.folder)
         plans.append(plan)
     return plans
 

@@ -1,24 +1,30 @@
 """What a record holds besides accuracy: data, model, cost, masks."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from maskbench.config.record_schema import LARGEST
 from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Splits
 from maskbench.data.streaming import StreamedImages
 from maskbench.models.encoder import timm_arguments
 from maskbench.objective import Head, Objective
+from maskbench.runs.plan import Plan
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
 from maskbench.training.crops import make_crops, sample_crops, sample_indices
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.mask_statistics import Diagnostics, diagnose
 from maskbench.training.train_state import TrainState
+from maskbench.training.trivial_predictions import sign_of_no_learning, trivial_losses
 from maskbench.training.views import make_context, make_view
 
+T = TypeVar("T", float, float | list[list[float]])
 MEASURED = 256  # images
 
 
@@ -48,6 +54,22 @@ def describe_model(config: RunConfig, head: Head) -> dict[str, Any]:
         "encoder_parameters": encoder,
         "head_parameters": everything - encoder,
     }
+
+
+def keep_readable(numbers: Mapping[str, T], warnings: dict[str, None]) -> dict[str, T]:
+    """The numbers that a record can hold: all that are finite, and accuracies in [0, 1]. Of others, such as a probe of
+    the user's own may return, a warning names each: the rest of a finished run is worth keeping."""
+    kept = {}
+    for name, value in numbers.items():
+        flat = np.ravel(np.asarray(value, dtype=float))
+        is_share = "/top1/" not in name or bool(((flat >= 0) & (flat <= 1)).all())
+        if (np.abs(flat) <= LARGEST).all() and is_share:
+            kept[name] = value
+        else:
+            why = "only finite numbers are recorded" if is_share else "an accuracy is a share in [0, 1]"
+            shown = value if isinstance(value, int | float) else "not finite everywhere"
+            warnings[f"{name} is {shown} and left out: {why}"] = None
+    return kept
 
 
 def measure_costs(
@@ -91,6 +113,19 @@ def measure_masks(config: RunConfig, strategy: Strategy, splits: Splits, state: 
     if state.useless_sums.isfinite().all():
         masks["hides_nothing"], masks["hides_everything"] = (state.useless_sums / count).tolist()
     return masks
+
+
+def measure_views(plan: Plan, splits: Splits, state: TrainState, warnings: dict[str, None]) -> Diagnostics:
+    """What the masks look like, and what trivial predictions would lose on them. Where training lost as much, a line is
+    added to `warnings`."""
+    masks = measure_masks(plan.config, plan.strategy, splits, state)
+    if not plan.objective.trains:
+        return masks
+    losses = trivial_losses(plan.config, plan.strategy, plan.objective, splits, state)
+    sign = sign_of_no_learning(state.curve[-1]["loss"], losses) if state.curve and state.module is None else None
+    if sign is not None:
+        warnings[sign] = None
+    return {**masks, **losses}
 
 
 def object_shares(config: RunConfig, strategy: Strategy, splits: Splits) -> Tensor | None:

@@ -3,26 +3,27 @@
 From their files alone, so any machine that sees the folder can tell.
 """
 
-import json
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
+from maskbench.config.plain_files import NotPlain
 from maskbench.errors import UsageError
-from maskbench.record import UnreadableRecord, read_record, results_folders_below
+from maskbench.record import UnreadableRecord, read_record_of_run, results_folders_below
 from maskbench.runs.lease import Holder, read_holder
-from maskbench.runs.live_status import PROGRESS, Ticket
+from maskbench.runs.live_status import PROGRESS, TICKET, Ticket, read_progress, read_ticket
 from maskbench.runtime.slurm_queue import Job, jobs_in_queue
 
 State = Literal["running", "queued", "interrupted", "failed", "done"]
 STATES: tuple[State, ...] = ("running", "queued", "interrupted", "failed", "done")
 Queue = Callable[[], dict[str, Job] | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_status(folder: Path, queue: Queue = jobs_in_queue) -> Status:
         return Status(folder.name, "done")
     if state == "diverged":
         return Status(folder.name, "failed", note=error)
-    running_in, ticket = read_holder(folder), Ticket.read(folder)
+    running_in, ticket = read_holder(folder), _read(read_ticket, folder, TICKET)
     if running_in is not None and running_in.alive:
         return _running(folder, running_in, ticket)
     if ticket is not None:
@@ -81,10 +82,10 @@ def read_status(folder: Path, queue: Queue = jobs_in_queue) -> Status:
 
 def _read_record(folder: Path) -> tuple[str | None, str]:
     """What the record says, and the error in it."""
-    if not (folder / "record.json").exists():
+    if not os.path.lexists(folder / "record.json"):
         return None, ""
     try:
-        record = read_record(folder / "record.json")
+        record = read_record_of_run(folder)
     except UnreadableRecord as error:
         return "failed", str(error)
     return "done" if record.status == "complete" else record.status, record.error or ""
@@ -93,16 +94,19 @@ def _read_record(folder: Path) -> tuple[str | None, str]:
 def _running(folder: Path, running_in: Holder, ticket: Ticket | None) -> Status:
     job = f"job {ticket.job}, " if ticket is not None and ticket.job is not None else ""
     where = f"{job}process {running_in.pid} on {running_in.host}"
-    progress = _read_progress(folder)
-    step, steps = progress.get("step"), progress.get("steps")
-    return Status(folder.name, "running", where, step, steps, progress.get("left_s"), progress.get("phase", ""))
+    progress = _read(read_progress, folder, PROGRESS)
+    if progress is None:
+        return Status(folder.name, "running", where)
+    return Status(folder.name, "running", where, progress.step, progress.steps, progress.left_s, progress.phase)
 
 
-def _read_progress(folder: Path) -> dict[str, Any]:
-    """What the run last wrote of its progress."""
-    with suppress(OSError, ValueError):
-        return json.loads((folder / PROGRESS).read_text())
-    return {}
+def _read(read: Callable[[Path], T | None], folder: Path, name: str) -> T | None:
+    """What a file of the run says; None where there is none, or with a line on stderr where it cannot be read."""
+    try:
+        return read(folder)
+    except NotPlain as reason:
+        print(f"maskbench: skipped {folder / name}: {reason}", file=sys.stderr)
+        return None
 
 
 def _queued(run_id: str, ticket: Ticket, queue: Queue) -> Status | None:

@@ -5,9 +5,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from maskbench.config.resolve import parse_config
+from maskbench.config.resolve import parse_config, read_yaml
 from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan, training_splits
@@ -89,6 +87,6 @@ def _epochs_of_begun_runs(output: Path) -> dict[str, int]:
     begun = {}
     for path in sorted(output.glob("runs/*/config.yaml")):
         with suppress(UsageError):  # of another version, or of a plugin that is not loaded: not one of these
-            plan = make_plan(parse_config(yaml.safe_load(path.read_text())))
+            plan = make_plan(parse_config(read_yaml(path)))
             begun[_budget_key(plan)] = plan.config.train.epochs
     return begun

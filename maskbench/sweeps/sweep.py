@@ -67,7 +67,8 @@ class Sweep:
     def resolve_configs(self) -> tuple[list[RunConfig], list[RunConfig]]:
         """The trials and the runs, with the epochs of their budgets, and settings by the trials that are done."""
         trials = self._resolve(self.run_set.trials)
-        records = [read_finished_record(load_data(make_plan(config))[0].folder) for config in trials]
+        folders = [load_data(make_plan(config))[0].folder for config in trials]
+        records = [] if self.force else [read_finished_record(folder) for folder in folders]
         done = [record for record in records if record is not None]
         return trials, self._resolve(self.run_set.runs(_settings_of_row(trials, done)))
 
@@ -76,7 +77,7 @@ class Sweep:
         if self.placement.is_local:
             self.reporter.note("measuring a few steps of each kind of run, to estimate how long they will take")
         trials, runs = self.resolve_configs()
-        estimates = estimate_runs(check_runs([*trials, *runs]), self._estimate_seconds)
+        estimates = estimate_runs(check_runs([*trials, *runs], force=self.force), self._estimate_seconds)
         return _format_estimates(estimates, runs[0].output, self.placement.concurrent_runs)
 
     def run(self) -> tuple[int, list[RunRecord]]:
@@ -122,7 +123,7 @@ class Sweep:
         is_local, several = self.placement.is_local, self.placement.concurrent_runs > 1
         workers = self._workers.release() if is_local and several else []
         self._workers.close()  # its memory is for the runs
-        plans = run_on_every_rank(partial(check_runs, configs))
+        plans = run_on_every_rank(partial(check_runs, configs, force=self.force))
         torch.cuda.empty_cache()  # of the measurements: other processes use the GPU next
         with issue_tickets(plans, self.placement.on) if is_rank0() else nullcontext():
             if is_local and not several:

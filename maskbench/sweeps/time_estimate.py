@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,8 +12,10 @@ import torch
 
 from maskbench.config.settings import RunConfig
 from maskbench.data.splits import Images, Split, Splits, build_splits, stratified_order
+from maskbench.errors import UsageError
 from maskbench.probe import Subject
 from maskbench.probes.online_knn import BANK_IMAGES, QUERY_IMAGES, OnlineKnn
+from maskbench.record import RunRecord
 from maskbench.runs.artifacts import read_finished_record, write_artifacts
 from maskbench.runs.checkpoint import Checkpoints
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan, probe_splits
@@ -57,10 +60,10 @@ def estimate_runs(plans: Sequence[Plan], measure: Callable[[RunConfig], float | 
     recorded: dict[str, list[float]] = {}
     states: list[State] = []
     for plan in plans:
-        record = read_finished_record(plan.folder)
+        record = _read_record(plan)
         started = Checkpoints(plan.folder).newest.exists()
         states.append("done" if record is not None else "started" if started else "open")
-        if record is not None:
+        if record is not None and "cost/wall_s" in record.metrics:
             recorded.setdefault(_cost_key(plan), []).append(record.metrics["cost/wall_s"])
     seconds: dict[str, float | None] = {key: statistics.median(times) for key, times in recorded.items()}
     for plan, state in zip(plans, states, strict=True):
@@ -70,6 +73,12 @@ def estimate_runs(plans: Sequence[Plan], measure: Callable[[RunConfig], float | 
         RunEstimate(plan, state, 0.0 if state == "done" else seconds[_cost_key(plan)])
         for plan, state in zip(plans, states, strict=True)
     ]
+
+
+def _read_record(plan: Plan) -> RunRecord | None:
+    with suppress(UsageError):  # refused before, unless the run is to be repeated
+        return read_finished_record(plan.folder)
+    return None
 
 
 def _cost_key(plan: Plan) -> str:

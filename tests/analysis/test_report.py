@@ -323,7 +323,9 @@ def test_curves_have_round_ticks(browser: Any, tmp_path: Path, accuracies: tuple
 @pytest.mark.integration
 def test_links_and_folds_by_keyboard(browser: Any, tmp_path: Path) -> None:
     elsewhere = {**record().dataset, "name": "other", "fingerprint": "other-1"}
-    write_records(tmp_path, record("random"), record("gmml"), record("random", run_id="other-s0", dataset=elsewhere))
+    write_records(
+        tmp_path, record("random"), record("gmml"), record("random", run_id="random-other-s0", dataset=elsewhere)
+    )
     opened(browser, write_report(read_results(tmp_path), tmp_path / "report.html"))
     browser.switch_to.active_element.send_keys(TAB)
     skip = browser.switch_to.active_element

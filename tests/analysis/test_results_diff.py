@@ -97,7 +97,8 @@ def test_what_two_folders_do_not_share_is_named(second: RunRecord, message: str,
 
 
 def test_of_several_groups_the_nearest_are_named(tmp_path: Path) -> None:
-    ours = [record(dataset=OTHER_DATA, settings={"train.epochs": 99}), record(run_id="x", settings={"train.epochs": 9})]
+    nearest = record(run_id="random-x-s0", settings={"train.epochs": 9})
+    ours = [record(dataset=OTHER_DATA, settings={"train.epochs": 99}), nearest]
     folders = [write_records(tmp_path / "a", record("random")), write_records(tmp_path / "b", *ours)]
     with pytest.raises(UsageError, match="they differ in length of training .6 epochs, batch 128, against 9 epochs"):
         compare_results(*folders)

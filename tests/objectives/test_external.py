@@ -125,8 +125,10 @@ def test_mistakes_are_one_line(
 
 def external(name: str, accuracy: float, **metrics: float) -> RunRecord:
     made = made_up("random-init", 0, accuracy, run_id=f"none-{name}-s0")
-    objective = {"name": "external", "version": 1, "parameters": {"label": name, "digest": name * 8}}
-    return made.model_copy(update={"objective": objective, "metrics": made.metrics | metrics})
+    parameters = {"label": name, "digest": name * 8, "source": f"{name}.pth"}
+    config = {**made.config, "objective": {"name": "external", "parameters": parameters}}
+    objective = {"name": "external", "version": 1, "parameters": parameters}
+    return made.model_copy(update={"objective": objective, "config": config, "metrics": made.metrics | metrics})
 
 
 def test_external_rows_join_every_group_that_was_asked_the_same(tmp_path: Path) -> None:
@@ -177,7 +179,8 @@ def test_external_rows_of_other_settings_are_other_rows(tmp_path: Path) -> None:
     one = external("dino", 0.9)
     shifted = {**one.config["data"], "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
     other = changed(one, data=shifted)
-    two = [other.model_copy(update={"seed": seed, "run_id": f"none-b-s{seed}"}) for seed in range(3)]
+    seeds = [(seed, changed(other, seed=seed)) for seed in range(3)]
+    two = [each.model_copy(update={"seed": seed, "run_id": f"none-b-s{seed}"}) for seed, each in seeds]
     write_records(tmp_path, made_up("random", run_id="random-a-s0"), one, *two)
     (section,) = compare_strategies(read_results(tmp_path).frame)
     assert sorted((row.n, row.unfinished["missing"]) for row in section.rows) == [(1, 0), (1, 0), (3, 0)]

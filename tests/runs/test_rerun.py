@@ -75,6 +75,7 @@ def test_a_plugin_that_is_not_given_is_named(stored: Path, tmp_path: Path) -> No
     content = json.loads((stored / "record.json").read_text())
     content["strategy"] |= {"name": "my-mask", "distribution": "my_mask.py sha256:0123abcd"}
     content["config"]["strategy"] = {"name": "my-mask", "parameters": {}}
+    content["run_id"] = "my-mask-01234567-s0"
     (tmp_path / "record.json").write_text(json.dumps(content))
     done = maskbench("rerun", str(tmp_path), "--output", str(tmp_path / "again"), cwd=tmp_path)
     expected = "strategy my-mask of the record comes from the plugin my_mask.py sha256:0123abcd; give it"

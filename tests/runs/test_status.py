@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,10 @@ def made(folder: Path, run_id: str) -> Path:
     return path
 
 
+def write_record(folder: Path, run_id: str, **changes: Any) -> None:
+    record("random", run_id=run_id, **changes).write(made(folder, run_id) / "record.json")
+
+
 def nobody() -> int:
     """The id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
@@ -44,16 +49,16 @@ def nobody() -> int:
 
 def test_every_state_is_told_from_files(tmp_path: Path) -> None:
     here = socket.gethostname()
-    record("random").write(made(tmp_path, "done-1-s0") / "record.json")
-    record("random", status="failed", error="boom").write(made(tmp_path, "failed-1-s0") / "record.json")
-    record("random", status="diverged", error="nan").write(made(tmp_path, "diverged-1-s0") / "record.json")
+    write_record(tmp_path, "random-done-s0")
+    write_record(tmp_path, "random-failed-s0", status="failed", error="boom")
+    write_record(tmp_path, "random-diverged-s0", status="diverged", error="nan")
     (made(tmp_path, "broken-1-s0") / "record.json").write_text("{")
     (made(tmp_path, "saved-1-s0") / "checkpoint.pt").write_bytes(b"")
     Ticket("local", here, os.getpid()).write(made(tmp_path, "asked-1-s0"))
     Ticket("ray", "another-machine", 1).write(made(tmp_path, "asked-2-s0"))
     Ticket("local", here, nobody()).write(made(tmp_path, "orphan-1-s0"))
-    record("random", status="failed", error="boom").write(made(tmp_path, "again-1-s0") / "record.json")
-    Ticket("local", here, os.getpid()).write(made(tmp_path, "again-1-s0"))
+    write_record(tmp_path, "random-again-s0", status="failed", error="boom")
+    Ticket("local", here, os.getpid()).write(made(tmp_path, "random-again-s0"))
     leave_foreign_lease(tmp_path / "runs" / "far-1-s0")
     leave_foreign_lease(tmp_path / "runs" / "silent-1-s0")
     os.utime(tmp_path / "runs" / "silent-1-s0" / "running.lock", (1, 1))
@@ -65,14 +70,14 @@ def test_every_state_is_told_from_files(tmp_path: Path) -> None:
         shown = maskbench("status", str(tmp_path), cwd=tmp_path)
         machine = maskbench("status", str(tmp_path), "--json", cwd=tmp_path)
     assert {run_id: each.state for run_id, each in found.items()} == {
-        "trial-1-s9": "interrupted", "again-1-s0": "queued", "asked-1-s0": "queued", "asked-2-s0": "queued",
-        "broken-1-s0": "failed", "diverged-1-s0": "failed", "done-1-s0": "done", "failed-1-s0": "failed",
-        "far-1-s0": "running", "near-1-s0": "running", "orphan-1-s0": "interrupted", "saved-1-s0": "interrupted",
-        "silent-1-s0": "interrupted",
+        "trial-1-s9": "interrupted", "random-again-s0": "queued", "asked-1-s0": "queued", "asked-2-s0": "queued",
+        "broken-1-s0": "failed", "random-diverged-s0": "failed", "random-done-s0": "done",
+        "random-failed-s0": "failed", "far-1-s0": "running", "near-1-s0": "running",
+        "orphan-1-s0": "interrupted", "saved-1-s0": "interrupted", "silent-1-s0": "interrupted",
     }  # fmt: skip
     near = found["near-1-s0"]
     assert (near.step, near.steps, near.left_s, near.where) == (30, 120, 90.0, f"process {os.getpid()} on {here}")
-    assert found["failed-1-s0"].note == "boom" and "silent" in found["silent-1-s0"].note
+    assert found["random-failed-s0"].note == "boom" and "silent" in found["silent-1-s0"].note
     assert "on another-machine" in found["far-1-s0"].where
     assert "from its checkpoint" in found["saved-1-s0"].note and "from the start" in found["orphan-1-s0"].note
     assert shown.code == 0 and shown.out.endswith("13 runs: 2 running, 3 queued, 4 interrupted, 3 failed, 1 done\n")

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +26,7 @@ from maskbench.analysis.figures import (
 from maskbench.analysis.figures.style import RC, Looks, assign_looks
 from maskbench.analysis.metrics import BASELINE, deciding_metric
 from maskbench.analysis.results import Results, split_groups
+from maskbench.config.plain_files import NotPlain, read_regular_file
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
 
@@ -49,9 +51,10 @@ def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> l
     is written beside the figures, and another one warns.
     """
     version = folder / "matplotlib-version.txt"
-    if version.exists() and version.read_text().strip() != matplotlib.__version__:
+    earlier = _read_version(version)
+    if earlier not in (None, matplotlib.__version__):
         warnings.warn(
-            f"figures in {folder} were made by matplotlib {version.read_text().strip()}; "
+            f"figures in {folder} were made by matplotlib {earlier}; "
             f"{matplotlib.__version__} draws them slightly differently",
             stacklevel=2,
         )
@@ -63,6 +66,14 @@ def write_figures(results: Results, folder: Path, baseline: str = BASELINE) -> l
         if _OURS.fullmatch(path.name) and path not in written:
             path.unlink()
     return written
+
+
+def _read_version(path: Path) -> str | None:
+    """The version of matplotlib that made a folder's figures; None where nothing says so in words."""
+    with suppress(OSError, NotPlain, UnicodeDecodeError):
+        found = re.fullmatch(r"\s*([\w.+-]{1,40})\s*", read_regular_file(path, 1024).decode())
+        return None if found is None else found[1]
+    return None
 
 
 def draw_figures(results: Results, baseline: str = BASELINE) -> Iterator[tuple[str, Figure]]:
