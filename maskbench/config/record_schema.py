@@ -194,7 +194,8 @@ def _check_rows(curve: list[dict[str, float]]) -> list[dict[str, float]]:
     for number, row in enumerate(curve):
         online = any(name.startswith("online/") for name in row)
         for name in ("epoch", *(("images", "cost/train_s") if online else ())):
-            if not row.get(name, 0.0) > 0:
+            is_start = number == 0 and row.get("epoch") == 0 == row.get(name)  # of training from given weights
+            if not row.get(name, 0.0) > 0 and not is_start:
                 raise ValueError(f"row {number} has no {name}, or none above 0")
         _check_shares(row)
     return curve

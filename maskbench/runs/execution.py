@@ -33,6 +33,7 @@ from maskbench.runs.run_facts import (
     describe_model,
     keep_readable,
     measure_costs,
+    measure_views,
 )
 from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
