@@ -10,6 +10,7 @@ from maskbench.cli.run import show_results
 from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
 from maskbench.config.resolve import merge, parse_assignments, parse_config, parse_seeds
 from maskbench.errors import UsageError
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.models.pretrained import PretrainedEncoder
@@ -102,4 +103,4 @@ def export(
     """
     from maskbench.runs.export import export
 
-    print(write_under(output or run, lambda: export(run, output)))
+    print_data(write_under(output or run, lambda: export(run, output)))

@@ -12,6 +12,7 @@ from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plug
 from maskbench.config.resolve import parse_assignments, parse_seeds
 from maskbench.config.suite import read_suite
 from maskbench.errors import UsageError
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.sweeps.workload import DevicePool
@@ -83,4 +84,4 @@ def plan(
     measured = None if step is None else read_measured_step(step)
     planner = CapacityPlanner(machines.device_pool(), measured, images, test_images, plugin or [])
     forecast = planner.plan(name, read, overrides)
-    print(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))
+    print_data(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))

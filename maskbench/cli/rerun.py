@@ -7,6 +7,7 @@ import typer
 
 from maskbench.cli.options_from_settings import SettingOptions
 from maskbench.cli.shared_options import CheckpointEvery, Plugins, load_plugins, print_resume_command
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.runs.rerun import Verdict
@@ -36,7 +37,7 @@ def rerun(
     load_plugins(plugin)
     with print_resume_command():
         verdict = rerun(record, settings, output, Terminal(), checkpoint_every)
-    print(_format_verdict(verdict), end="")
+    print_data(_format_verdict(verdict), end="")
     if not verdict.holds:
         raise typer.Exit(1)
 

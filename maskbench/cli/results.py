@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.analysis.results import Results
@@ -84,14 +85,14 @@ def table(
     else:
         place = output
         texts = write_under(place, lambda: write_tables(results, place, baseline or BASELINE))
-    print(texts["tex" if format_ == Format.latex else format_], end="")
+    print_data(texts["tex" if format_ == Format.latex else format_], end="")
 
 
 def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:
     """Draw all figures into DIR/figures, and print their paths."""
     read_some_results(folder)
     for path in figures_of(folder):
-        print(path)
+        print_data(path)
 
 
 def report(
@@ -110,7 +111,7 @@ def report(
     if baseline in (None, BASELINE):
         tables_of(folder)
         figures_of(folder)
-    print(write_under(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
+    print_data(write_under(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
 
 
 def compare(
@@ -129,6 +130,6 @@ def compare(
 
     changes = compare_results(first, second)
     if as_json:
-        print(json.dumps([asdict(change) for change in changes], indent=1))
+        print_data(json.dumps([asdict(change) for change in changes], indent=1))
     else:
-        print(as_markdown(changes), end="")
+        print_data(as_markdown(changes), end="")

@@ -24,6 +24,7 @@ from maskbench.config.specs import parse_specs
 from maskbench.config.suite import CONTROLS, read_suite
 from maskbench.errors import UsageError
 from maskbench.runtime.launcher import detect_launch
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.executors.placement import Placement
@@ -199,7 +200,7 @@ def run(
         describe = selection.suite is not None and detect_launch().world_size == 1
         _run_sweep(sweep, run_set.runs()[0], as_json, describe=describe)
     elif detect_launch().is_rank0:
-        print(sweep.describe_plan())
+        print_data(sweep.describe_plan())
 
 
 def _print_config(run_set: RunSet) -> None:
@@ -209,7 +210,7 @@ def _print_config(run_set: RunSet) -> None:
     if detect_launch().is_rank0:
         runs = run_set.runs()
         shown = next((run for run in runs if run.objective.name not in CONTROLS), runs[0])
-        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
+        print_data(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
 
 
 def _download(run_set: RunSet) -> None:
@@ -267,11 +268,11 @@ def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter",
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        print_data(json.dumps([record.model_dump(mode="json") for record in records]))
     else:
-        print(tables["md"], end="")
+        print_data(tables["md"], end="")
         more = output / "tables" / "probes.md"  # written where there is more than the table above has room for
-        print("\n" + more.read_text(encoding="utf-8") if more.exists() else "", end="")
+        print_data("\n" + more.read_text(encoding="utf-8") if more.exists() else "", end="")
     reporter.note(f"tables: {output / 'tables'}")
     if figures:
         reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")

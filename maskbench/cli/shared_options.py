@@ -14,7 +14,7 @@ import typer
 
 from maskbench.errors import Failure, UsageError
 from maskbench.runtime.atomic_files import DISK_ERRNOS, describe_os_error
-from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.interrupt import SIGNALS, Interrupted
 from maskbench.runtime.launcher import detect_launch
 
 T = TypeVar("T")
@@ -65,13 +65,16 @@ def write_under(folder: Path, write: Callable[[], T]) -> T:
 
 @contextmanager
 def print_resume_command() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave with the command that resumes; outside a training step, where there is nothing to save,
-    at once."""
+    """Ctrl-C, SIGTERM and SIGHUP leave with the command that resumes; outside a training step, where there is nothing
+    to save, at once. A SIGHUP that is ignored, as under nohup, stays so."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted("stopped", number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in SIGNALS if number != signal.SIGINT}
+    for stopping, handler in before.items():
+        if stopping == signal.SIGTERM or handler != signal.SIG_IGN:
+            signal.signal(stopping, stop)
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as interruption:
@@ -80,4 +83,5 @@ def print_resume_command() -> Iterator[None]:
         number = getattr(interruption, "signal", signal.SIGINT)
         raise Interrupted(f"{str(interruption) or 'stopped'}; to go on{many}: {again}", number) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler)

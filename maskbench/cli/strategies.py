@@ -9,6 +9,7 @@ import typer
 
 from maskbench.cli.shared_options import AsJson, Plugins, Regime, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.standard_streams import print_data
 
 
 def list_(
@@ -31,14 +32,14 @@ def list_(
     if as_json:
         if kind == "strategies":
             listing.add_diagnostics(entries)
-        print(json.dumps(entries, indent=1))
+        print_data(json.dumps(entries, indent=1))
     elif kind == "pairs":
-        print(listing.format_pairs(entries))
+        print_data(listing.format_pairs(entries))
     else:
         width = max(len(entry["name"]) for entry in entries)
         for entry in entries:
             marked = "(experimental) " if entry.get("experimental") else ""
-            print(f"{entry['name']:{width}}  {marked}{entry['summary']}")
+            print_data(f"{entry['name']:{width}}  {marked}{entry['summary']}")
     for module, reason in broken.items():
         print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
 
@@ -82,13 +83,13 @@ def show(
 
         if len(specs) != 1:
             raise UsageError("name one strategy to explain, e.g. `maskbench show gmml --explain`")
-        places = specs[0], output, dataset, img_size, patch_size, matched, seed
+        places = specs[0], output.absolute(), dataset, img_size, patch_size, matched, seed
         write_under(output.parent, lambda: draw_explanation(*places))
-        print(output)
+        print_data(output)
         return
-    where = specs, output, dataset, img_size, patch_size, matched, seed, images, every
+    where = specs, output.absolute(), dataset, img_size, patch_size, matched, seed, images, every
     write_under(output.parent, lambda: draw_strategies(*where))
-    print(output)
+    print_data(output)
 
 
 def _specs_of(name: str) -> list[dict[str, Any]]:
@@ -131,7 +132,7 @@ def check(
     else:
         components = components_named(name)
     reports = [check_component(component) for component in components]
-    print("\n\n".join(map(str, reports)))
+    print_data("\n\n".join(map(str, reports)))
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
 
@@ -144,7 +145,7 @@ def new(
     from maskbench.cli.scaffold import scaffold
 
     strategy, test = write_under(folder, lambda: scaffold(name, folder))
-    print(f"{strategy}\n{test}")
+    print_data(f"{strategy}\n{test}")
     print(
         f"next: maskbench check {strategy}; maskbench show {name} --plugin {strategy}; "
         f"maskbench run --plugin {strategy} --strategy random,{name}",

@@ -24,6 +24,7 @@ from maskbench.record import RunRecord
 from maskbench.runs.artifacts import read_finished_record
 from maskbench.runs.live_status import StatusReporter, issue_tickets
 from maskbench.runs.plan import Plan, load_data, make_plan
+from maskbench.runs.plugin_sources import plugin_sources
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import check_runs, run_each
 from maskbench.runs.trackers import TrackingReporter, create_trackers
@@ -76,7 +77,7 @@ class Sweep:
         if self.placement.is_local:
             self.reporter.note("measuring a few steps of each kind of run, to estimate how long they will take")
         trials, runs = self.resolve_configs()
-        estimates = estimate_runs(check_runs([*trials, *runs]), self._estimate_seconds)
+        estimates = estimate_runs(check_runs([*trials, *runs], self.force), self._estimate_seconds)
         return _format_estimates(estimates, runs[0].output, self.placement.concurrent_runs)
 
     def run(self) -> tuple[int, list[RunRecord]]:
@@ -122,12 +123,13 @@ class Sweep:
         is_local, several = self.placement.is_local, self.placement.concurrent_runs > 1
         workers = self._workers.release() if is_local and several else []
         self._workers.close()  # its memory is for the runs
-        plans = run_on_every_rank(partial(check_runs, configs))
+        plans = run_on_every_rank(partial(check_runs, configs, self.force))
         torch.cuda.empty_cache()  # of the measurements: other processes use the GPU next
         with issue_tickets(plans, self.placement.on) if is_rank0() else nullcontext():
             if is_local and not several:
                 return self._execute_here(plans)
-            options = WorkerOptions(self.plugins, self.checkpoint_every, self.track)
+            sources = {name: digest for plan in plans for name, digest in plugin_sources(plan).items()}
+            options = WorkerOptions(self.plugins, self.checkpoint_every, self.track, plugin_sources=sources)
             create_executor = partial(self.placement.create_executor, options, configs[0], workers)
             return execute_runs(plans, create_executor, self.force, self.reporter)
 
