@@ -4,6 +4,8 @@ import codecs
 import errno
 import functools
 import io
+import os
+import re
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ from maskbench._version import __version__
 from maskbench.cli import bench, encoders, plan, rerun, results, run, status, strategies
 from maskbench.cli.help import SectionedCommand, SectionedGroup
 from maskbench.cli.option_groups import expand_groups
-from maskbench.errors import AlreadyReported, Failure, UsageError
+from maskbench.errors import MAX_QUOTED, AlreadyReported, Failure, UsageError, quoted, unquoted
 from maskbench.runtime.interrupt import Interrupted, raise_ctrl_c
 from maskbench.runtime.launcher import detect_launch
 from maskbench.runtime.plugin_exits import PluginExit, exits_as_errors
@@ -81,6 +83,8 @@ def _run_command() -> int:
     except (Failure, PluginExit) as error:
         return _print_error(str(error), 1)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _print_error(f"{quoted(str(error.filename))}: the name is too long for this system", 2)
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EBADF, errno.EPIPE):
             raise
         failure = explain_stdout_error(error)  # of a help text, which click prints
@@ -139,8 +143,23 @@ def _print_error(message: str, code: int) -> int:
         # first does not make the mistake, this process reports it, late.
         time.sleep(SECONDS_FOR_FIRST)
     with suppress(OSError):  # nobody may be left to read it
-        print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
+        print(f"maskbench: {_as_one_line(_cut_typed(message) if code == 2 else message)}", file=sys.stderr)
     return code
+
+
+def _as_one_line(message: str) -> str:
+    """Without control characters."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(message.split()))
+
+
+def _cut_typed(message: str) -> str:
+    """With at most MAX_QUOTED characters of each word or value that was typed, but for paths of files."""
+    for word in sys.argv[1:]:
+        for part in sorted({word, *re.split("[=,:]", word), word.partition("=")[2]}, key=len, reverse=True):
+            if len(part) > MAX_QUOTED and not os.path.exists(part):  # noqa: PTH110 - Path.exists raises for long names
+                for typed in (part, repr(part)[1:-1], " ".join(part.split())):
+                    message = message.replace(typed, unquoted(part))
+    return message
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.options_from_settings import SettingOptions
-from maskbench.cli.shared_options import CheckpointEvery, Plugins, load_plugins, print_resume_command
+from maskbench.cli.shared_options import CheckpointEvery, Plugins, folder_name, load_plugins, print_resume_command
 from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ def rerun(
     settings: Annotated[
         dict[str, Any], SettingOptions("data.dataset", "data.probe_dataset", "data.data_dir", "system.device")
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder of the repetition.")] = Path(
-        "results/rerun"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=folder_name, metavar="DIR", help="Results folder of the repetition.")
+    ] = Path("results/rerun"),
     checkpoint_every: CheckpointEvery = None,
     plugin: Plugins = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.cli.shared_options import AsJson, folder_name, write_under
 from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def table(
     format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
     baseline: Baseline = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: DIR/tables.")
+        Path | None, typer.Option(parser=folder_name, metavar="DIR", help="Folder for the files. Default: DIR/tables.")
     ] = None,
 ) -> None:
     """Write all tables to DIR/tables, and print one.

@@ -14,6 +14,7 @@ from maskbench.cli.shared_options import (
     Assignments,
     CheckpointEvery,
     Plugins,
+    finite,
     load_plugins,
     print_resume_command,
 )
@@ -74,7 +75,8 @@ class Selection:
         for over in ({} if self.config is None else read_yaml(self.config), options, assigned):
             settings = merge(settings, over)
         specs = parse_specs(self.strategy) if self.strategy else [settings.get("strategy", "random")]
-        return FixedRuns(expand_runs(settings, specs, parse_seeds(self.seeds or "0")))
+        seeds = [settings.get("seed", 0)] if self.seeds is None else parse_seeds(self.seeds)
+        return FixedRuns(expand_runs(settings, specs, seeds))
 
     def _expand_suite(self, overrides: dict[str, Any]) -> RunSet:
         assert self.suite is not None
@@ -105,11 +107,16 @@ class PlaceOptions:
         typer.Option(min=1, help="ray, slurm: cores of a run, and its threads. Default: 1.", rich_help_panel=WHERE),
     ] = None
     gpus_per_run: Annotated[
-        float | None, typer.Option(min=0, help="ray, slurm: GPUs of a run; on ray also 0.25.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            min=0, callback=finite, help="ray, slurm: GPUs of a run; on ray also 0.25.", rich_help_panel=WHERE
+        ),
     ] = None
     memory_per_run: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="GIB", help="ray, slurm: memory of a run.", rich_help_panel=WHERE),
+        typer.Option(
+            min=0.001, callback=finite, metavar="GIB", help="ray, slurm: memory of a run.", rich_help_panel=WHERE
+        ),
     ] = None
     ray_address: Annotated[
         str | None,

@@ -1,5 +1,6 @@
 """Options that commands share, and what commands do with files, plugins and interruptions."""
 
+import math
 import shlex
 import signal
 import sys
@@ -25,6 +26,20 @@ class Regime(StrEnum):
     matched = "matched"
 
 
+def finite(value: float | None) -> float | None:
+    """For options with a number: typer takes nan and inf for numbers in any range."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+def folder_name(text: str | Path) -> Path:
+    """For options that name a folder: without a name, files would go to the working directory."""
+    if not str(text).strip():
+        raise typer.BadParameter("the name of a folder is empty.")
+    return Path(text)
+
+
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,6 +55,7 @@ CheckpointEvery = Annotated[
     float | None,
     typer.Option(
         min=0,
+        callback=finite,
         metavar="SECONDS",
         help="Time between checkpoints. Default: 300, or more where writing would take over 1 % of the time.",
     ),

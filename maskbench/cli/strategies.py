@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskbench.cli.shared_options import AsJson, Plugins, Regime, load_plugins, write_under
+from maskbench.cli.shared_options import AsJson, Plugins, Regime, finite, folder_name, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
 from maskbench.runtime.standard_streams import print_data
 
@@ -55,10 +55,12 @@ def show(
     ] = False,
     dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
     img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
-    patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    patch_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 8,
     regime: Annotated[Regime, typer.Option()] = Regime.paper,
-    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    ratio: Annotated[
+        float | None, typer.Option(callback=finite, help="Hidden share in the matched regime, which it implies.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     plugin: Plugins = None,
     images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
     output: Annotated[Path, typer.Option(help="File to write, .png, .jpg or .webp.")] = Path("masks.png"),
@@ -139,7 +141,7 @@ def check(
 
 def new(
     name: Annotated[str, typer.Argument(help="Of the strategy, e.g. my-mask.")],
-    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(),
+    folder: Annotated[Path, typer.Option(parser=folder_name, metavar="DIR", help="Where to write.")] = Path(),
 ) -> None:
     """Write a working strategy and its test, to start from."""
     from maskbench.cli.scaffold import scaffold

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from maskbench.config.data_paths import spell_dataset
 from maskbench.config.section import Section, setting
@@ -26,6 +26,22 @@ def _size(value: Any) -> Any:
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
+MAX_SEED = 2**63 - 1
+
+
+def _smallest_first(scale: tuple[float, float]) -> tuple[float, float]:
+    if scale[0] > scale[1]:
+        raise ValueError("the smallest area first, then the largest, such as [0.2, 1.0]")
+    return scale
+
+
+def _folder_name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("the name of a folder, without control characters")
+    return text
+
+
+AreaShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Data(Section):
@@ -53,7 +69,7 @@ class Data(Section):
         "The seed also chooses which images --limit keeps and which are held out for validation. Test stays the same.",
         flag="--resample",
     )
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = setting(
+    crop_scale: Annotated[tuple[AreaShare, AreaShare], AfterValidator(_smallest_first)] = setting(
         (0.2, 1.0), "Smallest and largest area of a random crop, as shares of the image."
     )
     flip: Annotated[float, Field(ge=0, le=1)] = setting(0.5, "Probability of a horizontal flip.")
@@ -93,10 +109,11 @@ class Model(Section):
     name: str = setting(
         "vit_tiny_patch16_224", "A timm VisionTransformer with absolute positions, by name.", flag="--model"
     )
-    patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
+    patch_size: Side = setting(16, "Side of a patch in pixels.", flag="--patch-size")
     kwargs: dict[str, Any] = setting({}, "Further arguments of timm.create_model, such as embed_dim or depth.")
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
 
 
@@ -125,7 +142,7 @@ class Train(Section):
     weight_decay_end: Annotated[float, Field(ge=0)] | None = setting(
         None, "Weight decay at the last step, reached by a half cosine. Default: it stays constant."
     )
-    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
+    betas: tuple[Beta, Beta] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
     accumulate: Annotated[int, Field(ge=1)] = setting(
         1, "Micro-batches per step (gradient accumulation), to save memory. Not part of a run's identity."
     )
@@ -229,12 +246,12 @@ class RunConfig(Section):
         "The metric that decides: differences, p values and bold refer to it. Not part of a run's identity.",
         flag="--primary",
     )
-    seed: Annotated[int, Field(ge=0)] = setting(
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = setting(
         0, "Seed of initialisation, data order, augmentation, masks and probes, each with a stream of its own."
     )
     system: System = System()
     tuning: Tuning | None = None
-    output: str = setting(
+    output: Annotated[str, AfterValidator(_folder_name)] = setting(
         "results/quick", "Results folder. Default: results/<preset or suite>.", flag="--output", metavar="DIR"
     )
 

@@ -213,7 +213,7 @@ class Registry(Generic[T]):
 def _unknown_plugin(kind: str, name: str) -> UsageError | None:
     """The error where a file lies here that is called as `maskbench new NAME` calls it; None where none does."""
     file = Path(f"{name.replace('-', '_')}.py")
-    if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+    if not re.fullmatch(r"[\w-]{1,100}", name) or not file.is_file():
         return None
     return UsageError(f"unknown {kind} {name!r}; if {file} registers it, load that: --plugin {file}")
 
