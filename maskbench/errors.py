@@ -1,11 +1,18 @@
 """Errors that end a command with one line and no traceback."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 MAX_LISTED = 40  # names in a message
 MAX_QUOTED = 80  # characters of what was typed
 LIKE, SURE = 0.5, 0.75  # similarity of a name that is suggested, and of one beside which no list is needed
+
+
+_SHORT = reprlib.Repr()  # of nested values, however many they are
+_SHORT.maxlevel = 4
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 30
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 2 * MAX_QUOTED
 
 
 class UsageError(ValueError):
@@ -35,7 +42,10 @@ class AlreadyReported(Failure):
 
 def quoted(value: object) -> str:
     """The value in quotes as Python writes it, without control characters, cut after MAX_QUOTED characters."""
-    text = repr(value[: MAX_QUOTED + 1] if isinstance(value, str) else value)
+    try:
+        text = repr(value[: MAX_QUOTED + 1]) if isinstance(value, str) else _SHORT.repr(value)
+    except ValueError:  # of an integer of more than 4,300 places
+        text = f"<{type(value).__name__}>"
     is_cut = len(text) > MAX_QUOTED + 2  # the quotes
     return f"{text[: MAX_QUOTED - 2]}...{text[-1]}" if is_cut else text
 

@@ -24,7 +24,7 @@ from maskbench.cli.option_groups import expand_groups
 from maskbench.errors import MAX_QUOTED, AlreadyReported, Failure, UsageError, quoted, unquoted
 from maskbench.runtime.interrupt import Interrupted, raise_ctrl_c
 from maskbench.runtime.launcher import detect_launch
-from maskbench.runtime.plugin_exits import PluginExit, exits_as_errors
+from maskbench.runtime.plugin_exits import PluginExit, describe_plugin_error, exits_as_errors
 from maskbench.runtime.standard_streams import (
     OutputUnread,
     explain_stdout_error,
@@ -93,6 +93,10 @@ def _run_command() -> int:
         sys.exit(_print_error(str(interruption), 128 + interruption.signal))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except Exception as error:
+        if (of_plugin := describe_plugin_error(error)) is None:
+            raise
+        return _print_error(of_plugin, 1)
     return code if isinstance(code, int) else 0
 
 

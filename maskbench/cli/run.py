@@ -46,7 +46,9 @@ class Selection:
             help="Strategies to compare: NAME[:key=value...],... e.g. random,gmml:fill=zeros", rich_help_panel=WHAT
         ),
     ] = None
-    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4. Default: 0.", rich_help_panel=WHAT)] = None
+    seeds: Annotated[
+        str | None, typer.Option(help="0,1,2 or 0-4. Default: that of --config, else 0.", rich_help_panel=WHAT)
+    ] = None
     preset: Annotated[
         str | None,
         typer.Option(help="Settings to start from (see `list presets`). Default: quick.", rich_help_panel=WHAT),

@@ -15,7 +15,7 @@ from maskbench.config.specs import Spec, parse_one_spec, parse_value
 from maskbench.errors import UsageError, quoted, unknown_name, unquoted
 
 MAX_TOKENS = 65_536  # of an image, as 4096 px in patches of 16: attention over more takes too much of any memory
-MAX_SEEDS = 10_000  # in one command
+MAX_SEEDS = 1_000  # in one command
 _SECTIONS = ("data", "model", "train", "system")
 
 

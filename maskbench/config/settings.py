@@ -26,6 +26,7 @@ def _size(value: Any) -> Any:
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 MAX_SEED = 2**63 - 1
 
 
@@ -61,7 +62,7 @@ class Data(Section):
         (32, 32), "Image size in pixels: 224, or rows x columns such as 160x224.", flag="--img-size"
     )
     in_chans: Annotated[int, Field(ge=1, le=64)] = setting(3, "Image channels.", flag="--in-chans")
-    limit: Annotated[int, Field(ge=1)] | None = setting(
+    limit: Count | None = setting(
         None, "Use only the first N training images of a fixed, stratified order. Test stays whole.", flag="--limit"
     )
     resample: Literal[True] | None = setting(
@@ -124,8 +125,10 @@ class Train(Section):
         "adamw",
         "adamw, or muon: Muon for the matrices of transformer blocks, AdamW for the rest (torch 2.9 or newer).",
     )
-    epochs: Annotated[int, Field(ge=1)] = setting(100, "Passes over the training images.", flag="--epochs")
-    batch_size: Annotated[int, Field(ge=2)] = setting(256, "Images per step, over all processes.", flag="--batch-size")
+    epochs: Count = setting(100, "Passes over the training images.", flag="--epochs")
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = setting(
+        256, "Images per step, over all processes.", flag="--batch-size"
+    )
     blr: Annotated[float, Field(gt=0)] | None = setting(
         1.5e-4, "Peak learning rate per 256 images: the rate is blr * batch_size / 256.", flag="--blr"
     )
@@ -143,7 +146,7 @@ class Train(Section):
         None, "Weight decay at the last step, reached by a half cosine. Default: it stays constant."
     )
     betas: tuple[Beta, Beta] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
-    accumulate: Annotated[int, Field(ge=1)] = setting(
+    accumulate: Count = setting(
         1, "Micro-batches per step (gradient accumulation), to save memory. Not part of a run's identity."
     )
     clip_grad: Annotated[float, Field(gt=0)] | None = setting(
@@ -152,9 +155,7 @@ class Train(Section):
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = setting(
         0.996, "Momentum of the EMA teacher that strategies such as attmask-high look through."
     )
-    online_every: Annotated[int, Field(ge=1)] = setting(
-        10, "Epochs between two k-NN readings of the learning curve, on validation images."
-    )
+    online_every: Count = setting(10, "Epochs between two k-NN readings of the learning curve, on validation images.")
     budget: Budget | None = setting(
         None, "Choose the epochs by {seconds: S} or {gflops: G} of training instead, measured before the run."
     )
@@ -187,7 +188,7 @@ class System(Section):
         "auto", "Attention kernel: torch's fused one or plain matrix products."
     )
     compile: bool | Auto = setting("auto", "Use torch.compile. auto: off.", flag="--compile/--no-compile")
-    workers: Annotated[int, Field(ge=0)] | Auto = setting(
+    workers: Annotated[int, Field(ge=0, le=10_000)] | Auto = setting(
         "auto",
         "Processes that decode streamed data. auto: one per core. 0: none. Changes no result.",
         flag="--workers",
@@ -205,7 +206,7 @@ class Tuning(Section):
 
     row: str = setting(..., "Row of the table: the strategy, and what else is crossed with it.")
     settings: dict[str, Any] = setting(..., "The settings of this run: dotted path -> value.")
-    trials: Annotated[int, Field(ge=1)] = setting(..., "Number of combinations tried for this row.")
+    trials: Count = setting(..., "Number of combinations tried for this row.")
     seeds: list[int] = setting(..., "Seeds of the trials.")
     trial: bool = setting(False, "True for a trial, which is probed on validation and never on test.")
 

@@ -9,8 +9,6 @@ from pydantic import BeforeValidator, Field
 from maskbench.config.section import Section, setting
 from maskbench.errors import UsageError, quoted, unquoted
 
-MAX_DEPTH = 20  # of a value in brackets
-
 
 class Spec(Section):
     """A strategy, objective or probe by name, with the parameters that differ from its defaults."""
@@ -33,15 +31,20 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether JSON has such values; what is nested deeper than MAX_DEPTH, or within itself, counts as other."""
-    if depth > MAX_DEPTH:
-        return False
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(one, depth + 1) for key, one in value.items())
-    if isinstance(value, list):
-        return all(_is_plain(one, depth + 1) for one in value)
-    return value is None or isinstance(value, bool | int | float | str)
+def _is_plain(value: Any) -> bool:
+    """Whether JSON has such values. Brackets that stand in several places, by an alias of YAML, count as other: a line
+    of them means more values than any memory holds."""
+    waiting, known = [value], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list):
+            if id(one) in known or not all(isinstance(key, str) for key in one if isinstance(one, dict)):
+                return False
+            known.add(id(one))
+            waiting += one.values() if isinstance(one, dict) else one
+        elif not (one is None or isinstance(one, bool | int | float | str)):
+            return False
+    return True
 
 
 def parse_specs(text: str) -> list[dict[str, Any]]:

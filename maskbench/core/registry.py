@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 from maskbench.core.component import Component
 from maskbench.core.source_digest import plugin_source_digest
 from maskbench.errors import UsageError, unknown_name
-from maskbench.runtime.plugin_exits import PluginExit, exits_as_errors
+from maskbench.runtime.plugin_exits import PLUGIN_PREFIX, PluginExit, exits_as_errors
 from maskbench.runtime.working_directory import WorkingDirectory
 
 T = TypeVar("T", bound=Component)
@@ -235,7 +235,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _import_file(path: Path) -> None:
-    name = f"maskbench_plugin_{path.stem}_{_file_hash(path)[-8:]}"
+    name = f"{PLUGIN_PREFIX}{path.stem}_{_file_hash(path)[-8:]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -91,11 +91,13 @@ def _lies_in(folder: Path, module: ModuleType) -> bool:
 
 
 def _text_of(module: ModuleType) -> str:
-    """The module's source; of a compiled one, its digest."""
+    """The module's source; of a compiled one, its digest; of one without a file on disk, such as in a zip, its name."""
     path = _file_of(module)
-    if path.suffix != ".py":
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return path.read_text(encoding="utf-8", errors="replace")
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return module.__name__
+    return content.decode(errors="replace") if path.suffix == ".py" else hashlib.sha256(content).hexdigest()
 
 
 def _text_of_class(cls: Any) -> str:

@@ -1,5 +1,6 @@
 """A plugin that tries to end the process: an error like any other, which names the plugin's line."""
 
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from maskbench.runtime.interrupt import Interrupted, is_ctrl_c
 
+PLUGIN_PREFIX = "maskbench_plugin_"  # of the names of modules that are plugin files
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
@@ -34,6 +36,17 @@ def exits_as_errors() -> Iterator[None]:
         if is_ctrl_c(error):
             raise
         raise PluginExit(_describe_exit(error)) from error
+
+
+def describe_plugin_error(error: Exception) -> str | None:
+    """One line with the plugin's line, e.g. "mine.py:12 raises KeyError: 'x'"; None where the error is not of a plugin
+    that was given as a file."""
+    files = {module.__file__ for name, module in list(sys.modules.items()) if name.startswith(PLUGIN_PREFIX)}
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not own:
+        return None
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} raises {said}; `maskbench check` shows more"
 
 
 def _describe_exit(error: BaseException) -> str:

@@ -70,6 +70,9 @@ ODD = [
     (["--set", "strategy.parameters=3"], "strategy.parameters=3 should be "),
     (["--set", "strategy.name.x=3"], "is the value 'random', with nothing below it"),
     (["--set", "model.kwargs={1: 2}"], "is no number, word, list or mapping"),
+    (["--set", "model.kwargs={depth: &a [1], width: *a}"], "is no number, word, list or mapping"),
+    (["--set", "train.epochs=" + "9" * 5_000], "is not a YAML value"),
+    (["--set", "train.epochs=0x" + "9" * 5_000], "train.epochs=<int> should be less than or equal to 1000000000"),
     (["--set", "=3"], "write SECTION.SETTING=VALUE"),
     (["--set", "train..epochs=3"], "unknown setting 'train.'"),
     (["--set", "seed=-1"], "seed=-1 should be greater than or equal to 0"),
@@ -170,6 +173,19 @@ def test_new_refuses_words_that_python_or_packages_have(name: str, tmp_path: Pat
 def test_a_folder_has_a_name(words: list[str], tmp_path: Path) -> None:
     done = maskbench(*words, "--output", "", cwd=tmp_path)
     assert done.code == 2 and "the name of a folder is empty" in done.err and done.err.count("\n") == 1
+
+
+def test_the_seed_of_a_configuration_counts(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 3\n")
+    for words, seed in ([], 3), (["--set", "seed=4"], 4), (["--seeds", "5"], 5):
+        shown = maskbench("run", "--config", "mine.yaml", *words, "--print-config", cwd=tmp_path)
+        assert f"\nseed: {seed}\n" in shown.out
+
+
+def test_a_line_of_aliases_is_refused_at_once() -> None:
+    lines = ["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30))]
+    with pytest.raises(UsageError, match="is no number, word, list or mapping"):
+        parse_value("{" + ", ".join(lines) + "}")
 
 
 def test_seeds_up_to_the_limit() -> None:

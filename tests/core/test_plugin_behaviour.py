@@ -99,6 +99,14 @@ def test_a_plugin_that_leaves_in_training_fails_its_run_alone(tmp_path: Path, ac
     assert record.status == "failed" and record.error is not None and said in record.error
 
 
+def test_what_a_plugin_raises_outside_of_runs_is_one_line(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "call", "{}['the moon']")
+    for words in (["show", "leaver"], ["bench", "strategies", "--strategy", "leaver", "--rounds", "1"]):
+        done = maskbench(*words, "--plugin", "leaver.py", cwd=tmp_path)
+        assert done.code == 1 and f"leaver.py:{LINE} raises KeyError: 'the moon'" in done.err, done.err
+        assert done.err.count("\n") == 1
+
+
 def test_a_probe_that_leaves_fails_its_run(tmp_path: Path) -> None:
     (tmp_path / "leaver.py").write_text(PROBE.replace("return result", "raise SystemExit(0)", 1))
     done = maskbench(*RUN, "--probes", "planted-probe", "--strategy", "random", cwd=tmp_path)

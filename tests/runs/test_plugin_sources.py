@@ -7,6 +7,7 @@ import pytest
 
 from maskbench.core.source_digest import is_same_code, plugin_source_digest
 from maskbench.errors import UsageError
+from maskbench.executors.worker import WorkerOptions, execute_in_worker
 from maskbench.record import RunRecord
 from maskbench.runs.execution import Failed
 from maskbench.runs.plan import Plan, make_plan
@@ -116,6 +117,16 @@ def test_a_checkpoint_of_other_code_is_refused(folder: Path) -> None:
     done = run(config, force=True)
     assert done.status == "complete" and done.interruptions == 0
     assert list(done.environment["plugins"]) == ["strategy mine"]
+
+
+def test_a_worker_notices_that_the_code_is_other_than_the_commands(folder: Path) -> None:
+    """A queued run may begin, and a worker that died be replaced, hours after the command."""
+    load(folder)
+    options = WorkerOptions(plugin_sources=plugin_sources(make_plan(tiny_config(folder / "out", "mine"))))
+    load(folder, EDITED)
+    result = execute_in_worker(tiny_config(folder / "out", "mine"), options)
+    assert result.usage_error is not None and "the code of strategy mine has changed since" in result.usage_error
+    assert not (folder / "out").exists()
 
 
 def test_what_ships_has_its_version_and_no_digest(tmp_path: Path) -> None:
