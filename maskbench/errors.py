@@ -1,10 +1,18 @@
 """Errors that end a command with one line and no traceback."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 MAX_LISTED = 40  # names in a message
+MAX_QUOTED = 80  # characters of what was typed
 LIKE, SURE = 0.5, 0.75  # similarity of a name that is suggested, and of one beside which no list is needed
+
+
+_SHORT = reprlib.Repr()  # of nested values, however many they are
+_SHORT.maxlevel = 4
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 30
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 2 * MAX_QUOTED
 
 
 class UsageError(ValueError):
@@ -32,6 +40,21 @@ class AlreadyReported(Failure):
     """A failure that another process of the same run reports, so that this process prints nothing."""
 
 
+def quoted(value: object) -> str:
+    """The value in quotes as Python writes it, without control characters, cut after MAX_QUOTED characters."""
+    try:
+        text = repr(value[: MAX_QUOTED + 1]) if isinstance(value, str) else _SHORT.repr(value)
+    except ValueError:  # of an integer of more than 4,300 places
+        text = f"<{type(value).__name__}>"
+    is_cut = len(text) > MAX_QUOTED + 2  # the quotes
+    return f"{text[: MAX_QUOTED - 2]}...{text[-1]}" if is_cut else text
+
+
+def unquoted(text: str) -> str:
+    """The text without control characters, cut after MAX_QUOTED characters."""
+    return quoted(text)[1:-1]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not known, with the names nearest to it.
 
@@ -42,10 +65,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
             that it must be meant.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=SURE)
+    typed = name[: MAX_QUOTED + 1]  # what is longer is like nothing, and takes long to compare
+    near = difflib.get_close_matches(typed, known, n=2, cutoff=SURE)
     if near:
-        return UsageError(f"unknown {kind} {name!r}. Did you mean {' or '.join(near)}?")
-    near = difflib.get_close_matches(name, known, n=2, cutoff=LIKE)
+        return UsageError(f"unknown {kind} {quoted(name)}. Did you mean {' or '.join(near)}?")
+    near = difflib.get_close_matches(typed, known, n=2, cutoff=LIKE)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
     rest = f" Known: {', '.join(known) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
-    return UsageError(f"unknown {kind} {name!r}.{guess}{rest}")
+    return UsageError(f"unknown {kind} {quoted(name)}.{guess}{rest}")

@@ -13,6 +13,7 @@ from maskbench.data.splits import Splits, build_splits
 from maskbench.probe import Subject
 from maskbench.runs.plan import build_state, check_before_start, load_data, make_plan, probe_splits
 from maskbench.runtime.hardware import configure_torch, peak_memory_mib, reset_peak_memory
+from maskbench.runtime.standard_streams import print_data
 
 TEST_SHARE = 0.2
 
@@ -92,9 +93,9 @@ def print_probes(found: ProbeBenchmark) -> None:
     features, machine = found.features, found.machine
     rows = [["features", f"{features.seconds:.1f}"]]
     rows += [[row.probe, f"{row.seconds:.1f}"] for row in found.rows]
-    print(tabulate(rows, headers=["probe", "s"], tablefmt="github", disable_numparse=True))
+    print_data(tabulate(rows, headers=["probe", "s"], tablefmt="github", disable_numparse=True))
     where = machine.gpu or f"{machine.cpu}, {machine.threads} threads"
-    print(
+    print_data(
         f"\n{found.images:,} images encoded at {features.images_per_s:,.0f} a second; once each; "
         f"{found.peak_memory_mib:,.0f} MiB at most; {where}; torch {machine.torch}"
     )

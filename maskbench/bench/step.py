@@ -16,6 +16,7 @@ from maskbench.errors import UsageError
 from maskbench.objective import Examples
 from maskbench.runs.plan import Plan, build_state, check_before_start, load_data, make_plan
 from maskbench.runtime.hardware import autocast, configure_torch, peak_memory_mib, reset_peak_memory
+from maskbench.runtime.standard_streams import print_data
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.microbatches import MicroBatch
@@ -265,9 +266,9 @@ def print_step(found: StepBenchmark) -> None:
     """On stdout: the phases, then the sums."""
     phases = {name: found.phase_ms(name) for name in PHASES if found.phase_ms(name)}
     rows = [[name, f"{value:.2f}", f"{100 * value / found.step_ms:.1f} %"] for name, value in phases.items()]
-    print(tabulate(rows, headers=["phase", "ms", "share"], tablefmt="github", disable_numparse=True))
+    print_data(tabulate(rows, headers=["phase", "ms", "share"], tablefmt="github", disable_numparse=True))
     where = found.gpu or f"{found.cpu}, {found.threads} threads"
-    print(
+    print_data(
         f"\n{found.strategy} + {found.objective}, {found.model}, {found.img_size} px in patches of "
         f"{found.patch_size}, batch {found.batch_size}, {found.precision}, {found.attention} attention"
         f"{', compiled' if found.compile else ''}; {where}; torch {found.torch}\n"

@@ -13,6 +13,7 @@ from maskbench.bench.machine import seconds_per_call
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
 from maskbench.runtime.cpu import cpu_name
+from maskbench.runtime.standard_streams import print_data
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.testing.synthetic_batch import make_batch
 
@@ -150,6 +151,8 @@ def print_strategies(found: StrategyBenchmark) -> None:
         table.setdefault((row.strategy, row.regime), {})[f"{row.grid} {row.device}"] = cell
     rows = [{"strategy": strategy, "regime": regime, **cells} for (strategy, regime), cells in table.items()]
     machine = found.machine
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    print_data(tabulate(rows, headers="keys", tablefmt="github"))
     where = f"{machine.cpu}, one thread" + (f"; {machine.gpu}" if machine.gpu else "")
-    print(f"\nmicroseconds an image: median (lowest-highest), batch {machine.batch}; {where}; torch {machine.torch}")
+    print_data(
+        f"\nmicroseconds an image: median (lowest-highest), batch {machine.batch}; {where}; torch {machine.torch}"
+    )

@@ -95,6 +95,7 @@ def _pairs() -> Entries:
     from maskbench import objective as objectives
     from maskbench.catalog.sample_images import sample_batch
     from maskbench.objectives.compatibility import incompatibility_reason
+    from maskbench.runtime.plugin_exits import exits_as_errors
     from maskbench.strategy import REGISTRY
 
     batch = sample_batch("shapes", "56", 4, 2)
@@ -102,8 +103,9 @@ def _pairs() -> Entries:
     entries, broken = [], {}
     for name in REGISTRY.names():
         try:
-            strategy = REGISTRY.create(name)
-            view = batch.view(strategy)
+            with exits_as_errors():
+                strategy = REGISTRY.create(name)
+                view = batch.view(strategy)
         except Exception as error:  # a plugin may raise anything
             broken[name] = f"{type(error).__name__}: {error}"
             continue

@@ -8,9 +8,18 @@ import typer
 from maskbench.cli.options_from_settings import SettingOptions
 from maskbench.cli.pretrained_settings import external_settings
 from maskbench.cli.run import show_results
-from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins, print_resume_command, write_under
+from maskbench.cli.shared_options import (
+    AsJson,
+    Assignments,
+    Plugins,
+    folder_name,
+    load_plugins,
+    print_resume_command,
+    write_under,
+)
 from maskbench.config.resolve import merge, parse_assignments, parse_config, parse_seeds
 from maskbench.errors import UsageError
+from maskbench.runtime.standard_streams import print_data
 
 SETTINGS = SettingOptions(
     "data.dataset",
@@ -35,9 +44,9 @@ def probe(
     heads: Annotated[int | None, typer.Option(help="Attention heads, which weights do not tell.")] = None,
     seeds: Annotated[str, typer.Option(help="0,1,2 or 0-4, for probes that train something.")] = "0",
     set_: Assignments = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder; may hold runs to compare with.")] = Path(
-        "results/probe"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=folder_name, metavar="DIR", help="Results folder; may hold runs to compare with.")
+    ] = Path("results/probe"),
     force: Annotated[bool, typer.Option("--force", help="Repeat finished probes.")] = False,
     plugin: Plugins = None,
     as_json: AsJson = False,
@@ -69,7 +78,9 @@ def probe(
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    output: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write. Default: RUN/export.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=folder_name, metavar="DIR", help="Folder to write. Default: RUN/export.")
+    ] = None,
 ) -> None:
     """Write a run's encoder as a folder that timm loads.
 
@@ -77,4 +88,4 @@ def export(
     """
     from maskbench.runs.export import export
 
-    print(write_under(output or run, lambda: export(run, output)))
+    print_data(write_under(output or run, lambda: export(run, output)))

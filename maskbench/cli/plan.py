@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.options_from_settings import SettingOptions
-from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins
+from maskbench.cli.shared_options import AsJson, Assignments, Plugins, finite, load_plugins
 from maskbench.config.resolve import parse_assignments, parse_seeds
 from maskbench.config.suite import read_suite
 from maskbench.errors import UsageError
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.sweeps.workload import DevicePool
@@ -27,11 +28,15 @@ class FleetOptions:
     devices_per_run: Annotated[int, typer.Option(min=1, help="Devices that share a run.", rich_help_panel=MACHINES)] = 1
     link_gbit: Annotated[
         float,
-        typer.Option(min=0.001, help="Gbit/s between devices that share a run.", rich_help_panel=MACHINES),
+        typer.Option(
+            min=0.001, callback=finite, help="Gbit/s between devices that share a run.", rich_help_panel=MACHINES
+        ),
     ] = 200.0
     image_kb: Annotated[
         float,
-        typer.Option(min=0, help="kB of an encoded image, where data are streamed.", rich_help_panel=DATA),
+        typer.Option(
+            min=0, callback=finite, help="kB of an encoded image, where data are streamed.", rich_help_panel=DATA
+        ),
     ] = 0.0
 
     def device_pool(self) -> "DevicePool":
@@ -83,4 +88,4 @@ def plan(
     measured = None if step is None else read_measured_step(step)
     planner = CapacityPlanner(machines.device_pool(), measured, images, test_images, plugin or [])
     forecast = planner.plan(name, read, overrides)
-    print(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))
+    print_data(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))

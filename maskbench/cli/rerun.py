@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.options_from_settings import SettingOptions
-from maskbench.cli.shared_options import CheckpointEvery, Plugins, load_plugins, print_resume_command
+from maskbench.cli.shared_options import CheckpointEvery, Plugins, folder_name, load_plugins, print_resume_command
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.runs.rerun import Verdict
@@ -17,9 +18,9 @@ def rerun(
     settings: Annotated[
         dict[str, Any], SettingOptions("data.dataset", "data.probe_dataset", "data.data_dir", "system.device")
     ],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Results folder of the repetition.")] = Path(
-        "results/rerun"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=folder_name, metavar="DIR", help="Results folder of the repetition.")
+    ] = Path("results/rerun"),
     checkpoint_every: CheckpointEvery = None,
     plugin: Plugins = None,
 ) -> None:
@@ -36,7 +37,7 @@ def rerun(
     load_plugins(plugin)
     with print_resume_command():
         verdict = rerun(record, settings, output, Terminal(), checkpoint_every)
-    print(_format_verdict(verdict), end="")
+    print_data(_format_verdict(verdict), end="")
     if not verdict.holds:
         raise typer.Exit(1)
 

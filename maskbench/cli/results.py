@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.cli.shared_options import AsJson, folder_name, write_under
 from maskbench.runtime.atomic_files import ensure_no_link
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.analysis.results import Results
@@ -68,7 +69,7 @@ def table(
     format_: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.md,
     baseline: Baseline = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the files. Default: DIR/tables.")
+        Path | None, typer.Option(parser=folder_name, metavar="DIR", help="Folder for the files. Default: DIR/tables.")
     ] = None,
 ) -> None:
     """Write all tables to DIR/tables, and print one.
@@ -88,14 +89,14 @@ def table(
     else:
         place = output
         texts = write_under(place, lambda: write_tables(results, place, baseline or BASELINE))
-    print(texts["tex" if format_ == Format.latex else format_], end="")
+    print_data(texts["tex" if format_ == Format.latex else format_], end="")
 
 
 def plot(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder.")]) -> None:
     """Draw all figures into DIR/figures, and print their paths."""
     read_some_results(folder)
     for path in figures_of(folder):
-        print(path)
+        print_data(path)
 
 
 def report(
@@ -114,7 +115,7 @@ def report(
     if baseline in (None, BASELINE):
         tables_of(folder)
         figures_of(folder)
-    print(write_under(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
+    print_data(write_under(folder, lambda: write_report(results, folder / "report.html", baseline or BASELINE)))
 
 
 def compare(
@@ -133,6 +134,6 @@ def compare(
 
     changes = compare_results(first, second)
     if as_json:
-        print(json.dumps([asdict(change) for change in changes], indent=1))
+        print_data(json.dumps([asdict(change) for change in changes], indent=1))
     else:
-        print(as_markdown(changes), end="")
+        print_data(as_markdown(changes), end="")

@@ -16,6 +16,7 @@ from maskbench.cli.shared_options import (
     Assignments,
     CheckpointEvery,
     Plugins,
+    finite,
     load_plugins,
     print_resume_command,
 )
@@ -26,6 +27,7 @@ from maskbench.config.specs import parse_specs
 from maskbench.config.suite import CONTROLS, read_suite
 from maskbench.errors import UsageError
 from maskbench.runtime.launcher import detect_launch
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.executors.placement import Placement
@@ -46,7 +48,9 @@ class Selection:
             help="Strategies to compare: NAME[:key=value...],... e.g. random,gmml:fill=zeros", rich_help_panel=WHAT
         ),
     ] = None
-    seeds: Annotated[str | None, typer.Option(help="0,1,2 or 0-4. Default: 0.", rich_help_panel=WHAT)] = None
+    seeds: Annotated[
+        str | None, typer.Option(help="0,1,2 or 0-4. Default: that of --config, else 0.", rich_help_panel=WHAT)
+    ] = None
     preset: Annotated[
         str | None,
         typer.Option(help="Settings to start from (see `list presets`). Default: quick.", rich_help_panel=WHAT),
@@ -85,7 +89,8 @@ class Selection:
         for over in ({} if self.config is None else read_yaml(self.config), options, assigned):
             settings = merge(settings, over)
         specs = parse_specs(self.strategy) if self.strategy else [settings.get("strategy", "random")]
-        return FixedRuns(expand_runs(settings, specs, parse_seeds(self.seeds or "0")))
+        seeds = [settings.get("seed", 0)] if self.seeds is None else parse_seeds(self.seeds)
+        return FixedRuns(expand_runs(settings, specs, seeds))
 
     def _expand_suite(self, overrides: dict[str, Any]) -> RunSet:
         assert self.suite is not None
@@ -116,11 +121,16 @@ class PlaceOptions:
         typer.Option(min=1, help="ray, slurm: cores of a run, and its threads. Default: 1.", rich_help_panel=WHERE),
     ] = None
     gpus_per_run: Annotated[
-        float | None, typer.Option(min=0, help="ray, slurm: GPUs of a run; on ray also 0.25.", rich_help_panel=WHERE)
+        float | None,
+        typer.Option(
+            min=0, callback=finite, help="ray, slurm: GPUs of a run; on ray also 0.25.", rich_help_panel=WHERE
+        ),
     ] = None
     memory_per_run: Annotated[
         float | None,
-        typer.Option(min=0.001, metavar="GIB", help="ray, slurm: memory of a run.", rich_help_panel=WHERE),
+        typer.Option(
+            min=0.001, callback=finite, metavar="GIB", help="ray, slurm: memory of a run.", rich_help_panel=WHERE
+        ),
     ] = None
     ray_address: Annotated[
         str | None,
@@ -211,7 +221,7 @@ def run(
         describe = selection.suite is not None and detect_launch().world_size == 1
         _run_sweep(sweep, run_set.runs()[0], as_json, describe=describe)
     elif detect_launch().is_rank0:
-        print(sweep.describe_plan())
+        print_data(sweep.describe_plan())
 
 
 def _print_config(run_set: RunSet) -> None:
@@ -221,7 +231,7 @@ def _print_config(run_set: RunSet) -> None:
     if detect_launch().is_rank0:
         runs = run_set.runs()
         shown = next((run for run in runs if run.objective.name not in CONTROLS), runs[0])
-        print(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
+        print_data(yaml.safe_dump(shown.model_dump(mode="json"), sort_keys=False), end="")
 
 
 def _download(run_set: RunSet) -> None:
@@ -279,11 +289,11 @@ def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter",
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records]))
+        print_data(json.dumps([record.model_dump(mode="json") for record in records]))
     else:
-        print(tables["md"], end="")
+        print_data(tables["md"], end="")
         more = output / "tables" / "probes.md"  # written where there is more than the table above has room for
-        print("\n" + more.read_text(encoding="utf-8") if more.exists() else "", end="")
+        print_data("\n" + more.read_text(encoding="utf-8") if more.exists() else "", end="")
     reporter.note(f"tables: {output / 'tables'}")
     if figures:
         reporter.note(f"pictures: {', '.join(str(path) for path in figures if path.suffix == '.png')}")

@@ -1,5 +1,6 @@
 """Options that commands share, and what commands do with files, plugins and interruptions."""
 
+import math
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import typer
 
 from maskbench.errors import Failure, UsageError
 from maskbench.runtime.atomic_files import DISK_ERRNOS, describe_os_error
-from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.interrupt import SIGNALS, Interrupted
 from maskbench.runtime.launcher import detect_launch
 
 T = TypeVar("T")
@@ -23,6 +24,20 @@ T = TypeVar("T")
 class Regime(StrEnum):
     paper = "paper"
     matched = "matched"
+
+
+def finite(value: float | None) -> float | None:
+    """For options with a number: typer takes nan and inf for numbers in any range."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
+
+def folder_name(text: str | Path) -> Path:
+    """For options that name a folder: without a name, files would go to the working directory."""
+    if not str(text).strip():
+        raise typer.BadParameter("the name of a folder is empty.")
+    return Path(text)
 
 
 Plugins = Annotated[
@@ -40,6 +55,7 @@ CheckpointEvery = Annotated[
     float | None,
     typer.Option(
         min=0,
+        callback=finite,
         metavar="SECONDS",
         help="Time between checkpoints. Default: 300, or more where writing would take over 1 % of the time.",
     ),
@@ -65,13 +81,16 @@ def write_under(folder: Path, write: Callable[[], T]) -> T:
 
 @contextmanager
 def print_resume_command() -> Iterator[None]:
-    """Ctrl-C and SIGTERM leave with the command that resumes; outside a training step, where there is nothing to save,
-    at once."""
+    """Ctrl-C, SIGTERM and SIGHUP leave with the command that resumes; outside a training step, where there is nothing
+    to save, at once. A SIGHUP that is ignored, as under nohup, stays so."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted("stopped", number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in SIGNALS if number != signal.SIGINT}
+    for stopping, handler in before.items():
+        if stopping == signal.SIGTERM or handler != signal.SIG_IGN:
+            signal.signal(stopping, stop)
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as interruption:
@@ -80,4 +99,5 @@ def print_resume_command() -> Iterator[None]:
         number = getattr(interruption, "signal", signal.SIGINT)
         raise Interrupted(f"{str(interruption) or 'stopped'}; to go on{many}: {again}", number) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for stopping, handler in before.items():
+            signal.signal(stopping, handler)

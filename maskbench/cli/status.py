@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.shared_options import AsJson
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.runs.status import Status
@@ -27,13 +28,13 @@ def status(
 
     found = read_statuses(folder)
     if as_json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print_data(json.dumps([asdict(each) for each in found], indent=1))
         return
     ordered = sorted(found, key=lambda each: STATES.index(each.state))
     if found:
         headers = ["run", "state", "trained", "minutes left", "where", ""]
-        print(tabulate([_row(each) for each in ordered], headers, disable_numparse=True), end="\n\n")
-    print(summarise(found))
+        print_data(tabulate([_row(each) for each in ordered], headers, disable_numparse=True), end="\n\n")
+    print_data(summarise(found))
 
 
 def _row(each: "Status") -> list[Any]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from maskbench.cli.shared_options import AsJson, Plugins, Regime, load_plugins, write_under
+from maskbench.cli.shared_options import AsJson, Plugins, Regime, finite, folder_name, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.standard_streams import print_data
 
 
 def list_(
@@ -32,14 +33,14 @@ def list_(
     if as_json:
         if kind == "strategies":
             listing.add_diagnostics(entries)
-        print(json.dumps(entries, indent=1))
+        print_data(json.dumps(entries, indent=1))
     elif kind == "pairs":
-        print(listing.format_pairs(entries))
+        print_data(listing.format_pairs(entries))
     else:
         width = max(len(entry["name"]) for entry in entries)
         for entry in entries:
             marked = "(experimental) " if entry.get("experimental") else ""
-            print(f"{entry['name']:{width}}  {marked}{entry['summary']}")
+            print_data(f"{entry['name']:{width}}  {marked}{entry['summary']}")
     for module, reason in broken.items():
         print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
 
@@ -55,10 +56,12 @@ def show(
     ] = False,
     dataset: Annotated[str, typer.Option(help="shapes, or a path.")] = "shapes",
     img_size: Annotated[str, typer.Option(help="224 or 160x224 (rows x cols).")] = "64",
-    patch_size: Annotated[int, typer.Option(help="Pixels.")] = 8,
+    patch_size: Annotated[int, typer.Option(min=1, help="Pixels.")] = 8,
     regime: Annotated[Regime, typer.Option()] = Regime.paper,
-    ratio: Annotated[float | None, typer.Option(help="Hidden share in the matched regime, which it implies.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    ratio: Annotated[
+        float | None, typer.Option(callback=finite, help="Hidden share in the matched regime, which it implies.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     plugin: Plugins = None,
     images: Annotated[int, typer.Option(help="Images drawn.", min=1, max=32)] = 8,
     output: Annotated[Path, typer.Option(help="File to write, .png, .jpg or .webp.")] = Path("masks.png"),
@@ -83,13 +86,13 @@ def show(
 
         if len(specs) != 1:
             raise UsageError("name one strategy to explain, e.g. `maskbench show gmml --explain`")
-        places = specs[0], output, dataset, img_size, patch_size, matched, seed
+        places = specs[0], output.absolute(), dataset, img_size, patch_size, matched, seed
         write_under(output.parent, lambda: draw_explanation(*places))
-        print(output)
+        print_data(output)
         return
-    where = specs, output, dataset, img_size, patch_size, matched, seed, images, every
+    where = specs, output.absolute(), dataset, img_size, patch_size, matched, seed, images, every
     write_under(output.parent, lambda: draw_strategies(*where))
-    print(output)
+    print_data(output)
 
 
 def _specs_of(name: str) -> list[dict[str, Any]]:
@@ -132,20 +135,20 @@ def check(
     else:
         components = components_named(name)
     reports = [check_component(component) for component in components]
-    print("\n\n".join(map(str, reports)))
+    print_data("\n\n".join(map(str, reports)))
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
 
 
 def new(
     name: Annotated[str, typer.Argument(help="Of the strategy, e.g. my-mask.")],
-    folder: Annotated[Path, typer.Option(help="Where to write.")] = Path(),
+    folder: Annotated[Path, typer.Option(parser=folder_name, metavar="DIR", help="Where to write.")] = Path(),
 ) -> None:
     """Write a working strategy and its test, to start from."""
     from maskbench.cli.scaffold import scaffold
 
     strategy, test = write_under(folder, lambda: scaffold(name, folder))
-    print(f"{strategy}\n{test}")
+    print_data(f"{strategy}\n{test}")
     quoted = shlex.quote(str(strategy))
     print(
         f"next: maskbench check {quoted}; maskbench show {name} --plugin {quoted}; "

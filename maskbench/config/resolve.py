@@ -12,9 +12,13 @@ from pydantic import ValidationError
 from maskbench.config.model_arguments import check_model_kwargs
 from maskbench.config.plain_files import MAX_SETTINGS, NotPlain, ensure_text_line, parse_yaml, read_regular_file
 from maskbench.config.section import Section
-from maskbench.config.settings import EXTERNAL, Data, Model, RunConfig, System, Train
-from maskbench.config.specs import Spec, parse_one_spec
-from maskbench.errors import UsageError, unknown_name
+from maskbench.config.settings import EXTERNAL, MAX_SEED, Data, Model, RunConfig, System, Train
+from maskbench.config.specs import Spec, parse_one_spec, parse_value
+from maskbench.errors import UsageError, quoted, unknown_name, unquoted
+
+MAX_TOKENS = 65_536  # of an image, as 4096 px in patches of 16: attention over more takes too much of any memory
+MAX_SEEDS = 1_000  # in one command
+_SECTIONS = ("data", "model", "train", "system")
 
 
 def preset_names() -> list[str]:
@@ -57,12 +61,17 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     `lr` and `blr` replace each other, `epochs` an earlier budget, and the paper regime drops an earlier ratio.
     """
     merged = dict(settings)
+    for path in overrides:
+        if not isinstance(path, str):
+            raise UsageError(f"settings are named by text, such as epochs, not by {quoted(path)}")
     if "name" in overrides:
         merged.pop("kwargs", None)
     for path, value in sorted(overrides.items(), key=lambda override: not _chooses_by_name(*override)):
         key, _, rest = path.partition(".")
         if rest:
-            merged[key] = merge(merged.get(key) or {}, {rest: value})
+            merged[key] = merge(_section(merged, key, path), {rest: value})
+        elif key in _SECTIONS and not isinstance(value, Mapping | Section):
+            raise UsageError(f"{key} is a section of settings; name one of them, as in {key}.NAME=VALUE")
         elif key in ("strategy", "objective"):
             merged[key] = _replace_component(parse_one_spec(merged.get(key)), parse_one_spec(value))
         elif (
@@ -82,6 +91,16 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return merged
 
 
+def _section(settings: Mapping[str, Any], key: str, path: str) -> Mapping[str, Any]:
+    """What lies at `key`, in which `path` goes on. UsageError where that is a value."""
+    section = settings.get(key)
+    if key in ("strategy", "objective"):
+        section = parse_one_spec(section)
+    if section is not None and not isinstance(section, Mapping):
+        raise UsageError(f"{quoted(path)}: {unquoted(key)} is the value {quoted(section)}, with nothing below it")
+    return section or {}
+
+
 def _chooses_by_name(path: str, value: Any) -> bool:
     """Whether an override starts a component afresh; it then comes before those of its parameters."""
     return (
@@ -94,7 +113,10 @@ def _chooses_by_name(path: str, value: Any) -> bool:
 def _replace_component(old: Any, new: Any) -> Any:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping) or old.get("name") != new.get("name"):
         return new
-    return {**new, "parameters": {**old.get("parameters", {}), **new.get("parameters", {})}}
+    before, given = old.get("parameters", {}), new.get("parameters", {})
+    if not isinstance(before, Mapping) or not isinstance(given, Mapping):
+        return new
+    return {**new, "parameters": {**before, **given}}
 
 
 def parse_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -113,6 +135,12 @@ def parse_config(settings: Mapping[str, Any]) -> RunConfig:
         raise UsageError(
             f"image size {size[0]}x{size[1]} does not divide into patches of {patch}; "
             f"try --img-size {near[0]}x{near[1]} or another --patch-size"
+        )
+    tokens = (size[0] // patch) * (size[1] // patch)
+    if tokens > MAX_TOKENS:
+        raise UsageError(
+            f"images of {size[0]}x{size[1]} in patches of {patch} are {tokens:,} tokens each, and at most "
+            f"{MAX_TOKENS:,} are supported; choose a smaller --img-size or a larger --patch-size"
         )
     return config
 
@@ -142,26 +170,31 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not path:
-            raise UsageError(f"--set {text!r}: write SECTION.SETTING=VALUE, e.g. --set train.epochs=3")
+            raise UsageError(f"--set {quoted(text)}: write SECTION.SETTING=VALUE, e.g. --set train.epochs=3")
         try:
-            settings[path] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {text!r}: {value!r} is not a YAML value; quote it") from None
+            settings[path] = parse_value(value)
+        except UsageError as error:
+            raise UsageError(f"--set {unquoted(path)}: {error}") from None
     return settings
 
 
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" or "0-4" or a mixture -> seeds in order, each once."""
+    """ "0,1,2" or "0-4" or a mixture -> seeds in order, each once. UsageError for more than MAX_SEEDS."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise UsageError(f"--seeds {text!r}: write 0,1,2 or 0-4")
-        seeds += range(int(match[1]), int(match[2] or match[1]) + 1)
+            raise UsageError(f"--seeds {quoted(text)}: write 0,1,2 or 0-4")
+        first, last = (min(int(number[:20]), MAX_SEED + 1) for number in (match[1], match[2] or match[1]))
+        if last > MAX_SEED:
+            raise UsageError(f"--seeds {quoted(text)}: the largest seed is {MAX_SEED}")
+        if last - first >= MAX_SEEDS - len(seeds):
+            raise UsageError(f"--seeds {quoted(text)} are more than {MAX_SEEDS:,} seeds, each of them a run")
+        seeds += range(first, last + 1)
     return list(dict.fromkeys(seeds))
 
 
-def expand_runs(settings: Mapping[str, Any], strategies: list[Any], seeds: list[int]) -> list[RunConfig]:
+def expand_runs(settings: Mapping[str, Any], strategies: list[Any], seeds: list[Any]) -> list[RunConfig]:
     """A configuration for each seed and strategy; the seed's controls come first: no number stands alone."""
     configs = []
     for seed in seeds:
@@ -192,6 +225,9 @@ def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> Us
             if not part.isdigit():
                 section = _section_of(section.model_fields[part].annotation) if part in section.model_fields else Spec
         return unknown_name("setting", ".".join(where), [".".join([*where[:-1], key]) for key in section.model_fields])
+    own = detail.get("ctx", {}).get("error")
+    if isinstance(own, UsageError):  # which says all, such as that of a strategy's text
+        return own
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     message = message.replace("a valid tuple", "two numbers")
     if detail["type"] in ("model_type", "model_attributes_type"):
@@ -199,7 +235,7 @@ def explain_error(error: ValidationError, root: type[Section] = RunConfig) -> Us
     if detail["type"] == "missing":
         return UsageError(f"{'.'.join(where)} is missing")
     path = ".".join(part for part in where if part in _KEYS | root.model_fields.keys() or part.isdigit())
-    return UsageError(f"{path}={detail['input']!r} should be {message}")
+    return UsageError(f"{path}={quoted(detail['input'])} should be {message}")
 
 
 def _section_of(annotation: Any) -> Any:

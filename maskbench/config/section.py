@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """Part of a configuration: frozen, checked, and without room for a misspelt name."""
+    """Part of a configuration: frozen, checked, without room for a misspelt name, and every number finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def setting(default: Any, description: str, *, flag: str = "", metavar: str = "") -> Any:

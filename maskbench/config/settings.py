@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from maskbench.config.data_paths import spell_dataset
 from maskbench.config.section import Section, setting
@@ -28,6 +28,23 @@ EXTERNAL = "external"  # the objective of encoders from elsewhere
 Side = Annotated[int, Field(ge=1, le=4096)]
 Auto = Literal["auto"]
 Primary = Literal["linear/top1/mean", "linear/top1/cls", "knn/top1/mean", "knn/top1/cls"]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+MAX_SEED = 2**63 - 1
+
+
+def _smallest_first(scale: tuple[float, float]) -> tuple[float, float]:
+    if scale[0] > scale[1]:
+        raise ValueError("the smallest area first, then the largest, such as [0.2, 1.0]")
+    return scale
+
+
+def _folder_name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("the name of a folder, without control characters")
+    return text
+
+
+AreaShare = Annotated[float, Field(gt=0, le=1)]
 
 
 class Data(Section):
@@ -47,7 +64,7 @@ class Data(Section):
         (32, 32), "Image size in pixels: 224, or rows x columns such as 160x224.", flag="--img-size"
     )
     in_chans: Annotated[int, Field(ge=1, le=64)] = setting(3, "Image channels.", flag="--in-chans")
-    limit: Annotated[int, Field(ge=1)] | None = setting(
+    limit: Count | None = setting(
         None, "Use only the first N training images of a fixed, stratified order. Test stays whole.", flag="--limit"
     )
     resample: Literal[True] | None = setting(
@@ -55,7 +72,7 @@ class Data(Section):
         "The seed also chooses which images --limit keeps and which are held out for validation. Test stays the same.",
         flag="--resample",
     )
-    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = setting(
+    crop_scale: Annotated[tuple[AreaShare, AreaShare], AfterValidator(_smallest_first)] = setting(
         (0.2, 1.0), "Smallest and largest area of a random crop, as shares of the image."
     )
     flip: Annotated[float, Field(ge=0, le=1)] = setting(0.5, "Probability of a horizontal flip.")
@@ -122,13 +139,14 @@ class Model(Section):
     name: str = setting(
         "vit_tiny_patch16_224", "A timm VisionTransformer with absolute positions, by name.", flag="--model"
     )
-    patch_size: Annotated[int, Field(ge=1)] = setting(16, "Side of a patch in pixels.", flag="--patch-size")
+    patch_size: Side = setting(16, "Side of a patch in pixels.", flag="--patch-size")
     kwargs: dict[str, Any] = setting(
         {}, "Further arguments of the architecture, such as embed_dim or depth; timm's VisionTransformer has them."
     )
     init: Init | None = setting(None, "Weights to start from, as --init finds them. Default: random ones.")
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Budget = Annotated[dict[Literal["seconds", "gflops"], Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=1)]
 
 
@@ -139,8 +157,10 @@ class Train(Section):
         "adamw",
         "adamw, or muon: Muon for the matrices of transformer blocks, AdamW for the rest (torch 2.9 or newer).",
     )
-    epochs: Annotated[int, Field(ge=1)] = setting(100, "Passes over the training images.", flag="--epochs")
-    batch_size: Annotated[int, Field(ge=2)] = setting(256, "Images per step, over all processes.", flag="--batch-size")
+    epochs: Count = setting(100, "Passes over the training images.", flag="--epochs")
+    batch_size: Annotated[int, Field(ge=2, le=10**9)] = setting(
+        256, "Images per step, over all processes.", flag="--batch-size"
+    )
     blr: Annotated[float, Field(gt=0)] | None = setting(
         1.5e-4, "Peak learning rate per 256 images: the rate is blr * batch_size / 256.", flag="--blr"
     )
@@ -157,8 +177,8 @@ class Train(Section):
     weight_decay_end: Annotated[float, Field(ge=0)] | None = setting(
         None, "Weight decay at the last step, reached by a half cosine. Default: it stays constant."
     )
-    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
-    accumulate: Annotated[int, Field(ge=1)] = setting(
+    betas: tuple[Beta, Beta] = setting((0.9, 0.95), "AdamW's coefficients of the two running averages.")
+    accumulate: Count = setting(
         1, "Micro-batches per step (gradient accumulation), to save memory. Not part of a run's identity."
     )
     clip_grad: Annotated[float, Field(gt=0)] | None = setting(
@@ -167,9 +187,7 @@ class Train(Section):
     teacher_momentum: Annotated[float, Field(ge=0, le=1)] = setting(
         0.996, "Momentum of the EMA teacher that strategies such as attmask-high look through."
     )
-    online_every: Annotated[int, Field(ge=1)] = setting(
-        10, "Epochs between two k-NN readings of the learning curve, on validation images."
-    )
+    online_every: Count = setting(10, "Epochs between two k-NN readings of the learning curve, on validation images.")
     budget: Budget | None = setting(
         None, "Choose the epochs by {seconds: S} or {gflops: G} of training instead, measured before the run."
     )
@@ -202,7 +220,7 @@ class System(Section):
         "auto", "Attention kernel: torch's fused one or plain matrix products."
     )
     compile: bool | Auto = setting("auto", "Use torch.compile. auto: off.", flag="--compile/--no-compile")
-    workers: Annotated[int, Field(ge=0)] | Auto = setting(
+    workers: Annotated[int, Field(ge=0, le=10_000)] | Auto = setting(
         "auto",
         "Processes that decode streamed data. auto: one per core. 0: none. Changes no result.",
         flag="--workers",
@@ -220,7 +238,7 @@ class Tuning(Section):
 
     row: str = setting(..., "Row of the table: the strategy, and what else is crossed with it.")
     settings: dict[str, Any] = setting(..., "The settings of this run: dotted path -> value.")
-    trials: Annotated[int, Field(ge=1)] = setting(..., "Number of combinations tried for this row.")
+    trials: Count = setting(..., "Number of combinations tried for this row.")
     seeds: list[int] = setting(..., "Seeds of the trials.")
     trial: bool = setting(False, "True for a trial, which is probed on validation and never on test.")
 
@@ -261,12 +279,12 @@ class RunConfig(Section):
         "The metric that decides: differences, p values and bold refer to it. Not part of a run's identity.",
         flag="--primary",
     )
-    seed: Annotated[int, Field(ge=0)] = setting(
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = setting(
         0, "Seed of initialisation, data order, augmentation, masks and probes, each with a stream of its own."
     )
     system: System = System()
     tuning: Tuning | None = None
-    output: str = setting(
+    output: Annotated[str, AfterValidator(_folder_name)] = setting(
         "results/quick", "Results folder. Default: results/<preset or suite>.", flag="--output", metavar="DIR"
     )
 

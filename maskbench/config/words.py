@@ -6,7 +6,7 @@ from typing import Any
 
 from maskbench.config.section import Section
 from maskbench.config.settings import RunConfig
-from maskbench.errors import UsageError, unknown_name
+from maskbench.errors import UsageError, quoted, unknown_name
 
 ELSEWHERE = {
     "seeds": "maskbench.run makes one run; give seed, and call it once for each",
@@ -47,7 +47,7 @@ def settings_of_words(words: Mapping[str, Any]) -> dict[str, Any]:
 
 def _path(word: object, value: Any, flags: Mapping[str, str]) -> str:
     if not isinstance(word, str):
-        raise UsageError(f"settings are named by text, such as 'epochs', not by {word!r}")
+        raise UsageError(f"settings are named by text, such as 'epochs', not by {quoted(word)}")
     if "." in word:
         return word
     name = word.lstrip("-").replace("-", "_")
@@ -56,10 +56,10 @@ def _path(word: object, value: Any, flags: Mapping[str, str]) -> str:
     if name in flags:
         return flags[name]
     if name in ELSEWHERE:
-        raise UsageError(f"{word!r} is no setting of a run: {ELSEWHERE[name]}")
+        raise UsageError(f"{quoted(word)} is no setting of a run: {ELSEWHERE[name]}")
     full = [path for path in _paths(RunConfig) if path.rpartition(".")[2] == name]
     if full:
-        raise UsageError(f"unknown setting {word!r}; write {' or '.join(map(repr, full))}")
+        raise UsageError(f"unknown setting {quoted(word)}; write {' or '.join(map(repr, full))}")
     raise unknown_name("setting", word, {*RunConfig.model_fields, *flags, "preset"})
 
 

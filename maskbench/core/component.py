@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar, Self, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from maskbench.errors import UsageError, unknown_name
+from maskbench.errors import UsageError, quoted, unknown_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Component:
                 value = adapter.validate_python(getattr(self, field))
             except ValidationError as error:
                 raise UsageError(self._describe_error(field, error)) from None
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{self.name or type(self).__name__}: {field}={value!r} should be a finite number")
             object.__setattr__(self, field, value)
 
     def _describe_error(self, field: str, error: ValidationError) -> str:
@@ -44,7 +47,7 @@ class Component:
             for detail in error.errors()
         )
         label = self.name or type(self).__name__
-        return f"{label}: {field}={getattr(self, field)!r} should be {', or '.join(reasons)}"
+        return f"{label}: {field}={quoted(getattr(self, field))} should be {', or '.join(reasons)}"
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import os
 import pkgutil
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from importlib.metadata import EntryPoint
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from maskbench.core.component import Component
+from maskbench.core.source_digest import plugin_source_digest
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.plugin_exits import PLUGIN_PREFIX, PluginExit, exits_as_errors
+from maskbench.runtime.working_directory import WorkingDirectory
 
 T = TypeVar("T", bound=Component)
 
@@ -40,6 +44,7 @@ class Registry(Generic[T]):
         self._package = package  # also the group of entry points
         self._classes: dict[str, type[T]] = {}
         self._origins: dict[str, str] = {}
+        self._digests: dict[str, str] = {}  # of plugins, as they were imported
         self._installed: dict[str, EntryPoint] = {}  # by name, not imported yet
         self._plugins: dict[str, list[str]] = {}  # loaded by file or module -> names
         self._source = ""  # of the plugin that is being imported
@@ -61,6 +66,7 @@ class Registry(Generic[T]):
             cls.name = name
             cls()  # checks the defaults
             self._classes[name] = cls
+            self._digests.pop(name, None)
             ships = cls.__module__.startswith(f"{self._package}.")  # also if imported by itself, before discovery
             self._origins[name] = _this_distribution() if ships else self._source or cls.__module__
             return cls
@@ -103,6 +109,14 @@ class Registry(Generic[T]):
         self.get(name)
         return self._origins[name]
 
+    def source_digest(self, name: str) -> str | None:
+        """The digest of a plugin's code, see `plugin_source_digest`; None for what ships, which has its version."""
+        if self.origin(name) == _this_distribution():
+            return None
+        if name not in self._digests:
+            self._digests[name] = plugin_source_digest(self._classes[name])
+        return self._digests[name]
+
     def create(self, name: str, **parameters: Any) -> T:
         """An instance of `name`. Parameters that are not given keep their defaults."""
         return self.get(name)().replace(**parameters)
@@ -132,7 +146,7 @@ class Registry(Generic[T]):
             raise UsageError(f"no plugin file {plugin}; give FILE.py or an importable package.module")
         before = set(self._classes)
         try:
-            with self._importing_from(f"{path.name} {_file_hash(path)}" if is_file else plugin):
+            with self._importing_from(f"{path.name} {_file_hash(path)}" if is_file else plugin), exits_as_errors():
                 if is_file:
                     _import_file(path)
                 else:
@@ -142,6 +156,8 @@ class Registry(Generic[T]):
                 del self._classes[name]
             raise UsageError(f"plugin {plugin} is broken: {_describe_error(error)}") from error
         self._plugins[key] = sorted(set(self._classes) - before)
+        for name in self._plugins[key]:
+            self._digests[name] = plugin_source_digest(self._classes[name])  # now: the file may be edited later
         return self._plugins[key]
 
     def _discover(self) -> None:
@@ -176,7 +192,8 @@ class Registry(Generic[T]):
     def _load_or_record_failure(self, label: str, load: Callable[[], Any]) -> None:
         """Call `load`; if it fails, `broken` says why, under `label`."""
         try:
-            load()
+            with exits_as_errors():
+                load()
         except Exception as error:  # a plugin may fail in any way, and must not take the others with it
             self.broken[label] = _describe_error(error)
 
@@ -184,16 +201,19 @@ class Registry(Generic[T]):
     def _importing_from(self, source: str) -> Iterator[None]:
         """What is registered within the block has this origin."""
         outer, self._source = self._source, source
+        directory = WorkingDirectory()
         try:
             yield
         finally:
             self._source = outer
+            if (moved := directory.restore()) is not None:
+                warnings.warn(f"{source} changes the working directory to {moved}; maskbench stays here", stacklevel=2)
 
 
 def _unknown_plugin(kind: str, name: str) -> UsageError | None:
     """The error where a file lies here that is called as `maskbench new NAME` calls it; None where none does."""
     file = Path(f"{name.replace('-', '_')}.py")
-    if not re.fullmatch(r"[\w-]+", name) or not file.is_file():
+    if not re.fullmatch(r"[\w-]{1,100}", name) or not file.is_file():
         return None
     return UsageError(f"unknown {kind} {name!r}; if {file} registers it, load that: --plugin {file}")
 
@@ -203,7 +223,7 @@ def _this_distribution() -> str:
 
 
 def _describe_error(error: Exception) -> str:
-    return str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UsageError | PluginExit) else f"{type(error).__name__}: {error}"
 
 
 def _distribution_of(point: EntryPoint) -> str:
@@ -215,7 +235,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _import_file(path: Path) -> None:
-    name = f"maskbench_plugin_{path.stem}_{_file_hash(path)[-8:]}"
+    name = f"{PLUGIN_PREFIX}{path.stem}_{_file_hash(path)[-8:]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -10,6 +10,7 @@ from maskbench.errors import UsageError
 from maskbench.executors.progress_bars import ProgressBars
 from maskbench.executors.worker import Result
 from maskbench.record import RunRecord
+from maskbench.runs.dead_run import record_death
 from maskbench.runs.lease import is_free
 from maskbench.runs.plan import Plan
 from maskbench.runs.reporter import Reporter
@@ -54,8 +55,8 @@ def execute_runs(
 ) -> list[RunRecord]:
     """Execute every run once.
 
-    A run that diverges or fails does not stop the others. Neither does a process that dies: its run has no record, and
-    the reporter says so.
+    A run that diverges or fails does not stop the others. Neither does a process that dies: its run is recorded as
+    failed where it was on this machine, and the reporter says so.
 
     Args:
         plans: The runs.
@@ -148,6 +149,9 @@ class _Scheduler:
             self.waiting.append(run_id)
         else:
             self.reporter.note(f"{run_id}: {result.failure}")
+            record = record_death(self.plans[run_id], result.failure or "") if result.died else None
+            if record is not None:
+                self.records[run_id] = record
 
     def requeue_released(self) -> None:
         """Let runs wait again whose holder is done or gone; a silent holder is noticed by looking again and again."""

@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
 
 from maskbench.config.settings import RunConfig
-from maskbench.errors import Failure
+from maskbench.errors import Failure, UsageError
 from maskbench.executors.base import Executor
 from maskbench.executors.worker import Result, WorkerOptions, execute_in_worker
 from maskbench.runs.plan import Plan
 from maskbench.runtime.cpu import core_count
 from maskbench.runtime.hardware import with_device
 from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.plugin_exits import exits_as_errors
+from maskbench.runtime.working_directory import WorkingDirectory
 from maskbench.strategy import REGISTRY
 
 T = TypeVar("T")
@@ -71,8 +74,9 @@ class LocalExecutor(Executor):
         try:
             return run_id, future.result()
         except BrokenProcessPool:
+            self.workers[number].shutdown()  # its process has an end that the run's lease can see
             self._replace_worker(number)
-            return run_id, Result(failure=WORKER_DIED)
+            return run_id, Result(failure=WORKER_DIED, died=True)
 
     def stop(self) -> None:
         children = multiprocessing.active_children()
@@ -107,7 +111,7 @@ class IsolatedWorkers:
         """Call `function(config)` there. What it raises is raised here; Failure where its process dies."""
         self._worker = self._worker or _start_worker(self.jobs, self.plugins)
         try:
-            return self._worker.submit(function, config).result()
+            return self._worker.submit(_call, function, config).result()
         except BrokenProcessPool:
             self._worker = None
             raise Failure(f"{config.strategy.name}: its process died when a step of it was measured") from None
@@ -151,8 +155,19 @@ def _initialize_worker(threads: int, plugins: Sequence[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_terminate_after_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    for plugin in plugins:
-        REGISTRY.load(plugin)
+    with suppress(UsageError):  # a plugin that the main process could load; the run that needs it says why
+        for plugin in plugins:
+            REGISTRY.load(plugin)
+
+
+def _call(function: Callable[[RunConfig], T], config: RunConfig) -> T:
+    """Call `function(config)`; concurrent.futures would raise a plugin's SystemExit in the main process."""
+    directory = WorkingDirectory()
+    try:
+        with exits_as_errors():
+            return function(config)
+    finally:
+        directory.restore()  # the process goes on to execute runs, which report it
 
 
 def _terminate_after_parent() -> None:

@@ -3,8 +3,8 @@
 import os
 import socket
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,10 +16,12 @@ from maskbench.runs.execution import Failed
 from maskbench.runs.lease import Busy
 from maskbench.runs.live_status import StatusReporter
 from maskbench.runs.plan import make_plan
+from maskbench.runs.plugin_sources import changed_plugins, plugin_sources
 from maskbench.runs.reporter import Terminal
 from maskbench.runs.run import run_or_read
 from maskbench.runs.trackers import TrackingReporter, create_trackers
 from maskbench.runtime.interrupt import Interrupted
+from maskbench.runtime.plugin_exits import exits_as_errors
 from maskbench.strategy import REGISTRY
 
 
@@ -33,6 +35,7 @@ class WorkerOptions:
         track: Names of trackers.
         threads: Of a run; None: as many as the process has.
         working_directory: Where relative paths begin; None: where the process is.
+        plugin_sources: The digests of the plugins' code in the process that submits the runs.
         shared_file: A file in the results folder, by which a worker on another machine checks that it sees the same
             folder; None: no check.
     """
@@ -43,6 +46,7 @@ class WorkerOptions:
     threads: int | None = None
     working_directory: str | None = None
     shared_file: str | None = None
+    plugin_sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Result:
         interrupted: The worker had to stop, and the run is saved.
         failure: Why there is no record.
         usage_error: What the user has to put right.
+        died: With `failure`: the run's process died on this machine, and nobody has recorded it.
         messages: Lines that the user may not have seen yet.
     """
 
@@ -88,6 +93,7 @@ class Result:
     interrupted: str | None = None
     failure: str | None = None
     usage_error: str | None = None
+    died: bool = False
     messages: Sequence[str] = ()
 
 
@@ -107,7 +113,8 @@ def execute_in_worker(config: RunConfig, options: WorkerOptions, wait: bool = Fa
     """Execute one run in this process. wait: for another process that holds the run, instead of returning its name."""
     terminal = RecordingTerminal()
     try:
-        return Result(_execute(config, options, wait, terminal), messages=terminal.messages)
+        with exits_as_errors():
+            return Result(_execute(config, options, wait, terminal), messages=terminal.messages)
     except Failed as failed:
         terminal.note(str(failed))
         return Result(failed.record, messages=terminal.messages)
@@ -128,6 +135,9 @@ def _execute(config: RunConfig, options: WorkerOptions, wait: bool, terminal: Re
     set_up_worker(options)
     reporter = StatusReporter(TrackingReporter(terminal, create_trackers(options.track)))
     plan = make_plan(config)
+    changed = changed_plugins(plugin_sources(plan), options.plugin_sources)
+    if changed:
+        raise UsageError(f"the code of {', '.join(changed)} has changed since the command began; start it again")
 
     def note_waiting(holder: str) -> None:
         terminal.note(f"{plan.run_id} is {holder}; waiting")

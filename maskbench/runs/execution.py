@@ -5,7 +5,7 @@ import os
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Literal
@@ -39,7 +39,9 @@ from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.atomic_files import describe_os_error, write_atomically
 from maskbench.runtime.collectives import all_reduce_max, rank, run_on_rank0, world_size
 from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
+from maskbench.runtime.plugin_exits import exits_as_errors
 from maskbench.runtime.process_group import PEER_LOST, PeerLost, is_peer_lost, record_first_failure
+from maskbench.runtime.working_directory import WorkingDirectory, describe_move
 from maskbench.training.collapse import ALIKE, images_are_alike, signs_of_collapse
 from maskbench.training.data_order import remaining_indices
 from maskbench.training.forgetting import sign_of_forgetting
@@ -78,6 +80,7 @@ class Execution:
         lease: Of the run's folder, which rank 0 holds for all processes of the run; it alone reads and writes.
         reporter: Gets what happens.
         checkpoint_every: Seconds; None: 300, or as much more as keeps writing at 1 % of the time.
+        directory: In which relative paths begin.
     """
 
     plan: Plan
@@ -88,6 +91,7 @@ class Execution:
     lease: SoftFileLease | None
     reporter: Reporter
     checkpoint_every: float | None
+    directory: WorkingDirectory = field(default_factory=WorkingDirectory)
 
     def __call__(self) -> RunRecord:
         """The record, written.
@@ -98,7 +102,8 @@ class Execution:
         try:
             if self.progress.resume(self.checkpoints, self.reporter.note):
                 self.reporter.note(f"{self.plan.run_id} goes on from step {self.progress.state.step}")
-            record = self.train_and_probe()
+            with exits_as_errors():
+                record = self.train_and_probe()
         except UsageError:
             raise
         except Exception as error:
@@ -134,8 +139,8 @@ class Execution:
             error = f"{error}; {self.describe_last_checkpoint()}"
         self.ensure_lease_held()
         write_artifacts(self.plan, self.splits, self.probed, self.progress.state, results)
-        self.ensure_lease_held()
         record = self.make_record("complete" if error is None else "diverged", error, results)
+        self.ensure_lease_held()
         record.write(self.plan.folder / "record.json")
         if error is None:
             with suppress(OSError):  # what counts is written
@@ -156,6 +161,7 @@ class Execution:
 
         def on_step(state: TrainState, loss: float | None) -> None:
             nonlocal saved, interval
+            self.ensure_directory_kept()
             self.reporter.step(state, loss)
             if self.lease is not None and self.lease.compromise is not None:
                 self.ensure_lease_held()
@@ -232,13 +238,22 @@ class Execution:
         write_curve(self.plan.folder, self.progress.state)
 
     def ensure_lease_held(self) -> None:
-        """TakenOver if the lease is lost; FileNotFoundError where the folder is gone, lease and all."""
+        """TakenOver if the lease is lost; FileNotFoundError where the folder is gone, lease and all; Failure where a
+        plugin has changed the working directory."""
+        self.ensure_directory_kept()
         folder = self.plan.folder
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
         if self.lease is None or is_lost(self.lease):
             raise TakenOver(
                 "lost its hold on the run, which another process may have taken over: it was silent too long"
+            )
+
+    def ensure_directory_kept(self) -> None:
+        """Failure, back in the working directory, where a plugin has changed it: files would go astray."""
+        if (moved := self.directory.restore()) is not None:
+            raise Failure(
+                f"strategy {self.plan.strategy.name} or objective {self.plan.objective.name}: {describe_move(moved)}"
             )
 
     def checkpoint_interval(self, writing_s: float) -> float:
@@ -259,6 +274,7 @@ class Execution:
 
         Of an error in several processes the first one speaks: Failed there, a silent failure elsewhere.
         """
+        self.directory.restore()
         folder, trace = self.plan.folder, ""
         reason = PEER_LOST if is_peer_lost(error) else self.explain(error)
         if reason is None:

@@ -27,6 +27,7 @@ from maskbench.objectives.compatibility import incompatibility_reason
 from maskbench.probe import Probe
 from maskbench.runs.useless_masks import count_useless_masks
 from maskbench.runtime.hardware import configure_torch, resolve_auto
+from maskbench.runtime.plugin_exits import exits_as_errors
 from maskbench.strategy import Strategy
 from maskbench.training.crops import sample_crops
 from maskbench.training.microbatches import indivisible_reason
@@ -246,9 +247,10 @@ def check_before_start(plan: Plan, splits: Splits, state: TrainState) -> None:
         )
     useless = None
     try:
-        view = example_view(plan, splits, state)[1]
-        if plan.objective.trains:
-            useless = count_useless_masks(plan.config, plan.strategy, splits, state)
+        with exits_as_errors():
+            view = example_view(plan, splits, state)[1]
+            if plan.objective.trains:
+                useless = count_useless_masks(plan.config, plan.strategy, splits, state)
     except ValueError as error:
         raise UsageError(f"strategy {plan.strategy.name}: {error}") from error
     except Exception as error:

@@ -15,6 +15,7 @@ from maskbench.record import RunRecord, UnreadableRecord, locate_record, read_re
 from maskbench.runs.artifacts import read_finished_record
 from maskbench.runs.moved_data import find_moved_data
 from maskbench.runs.plan import Plan, load_data, make_plan, probe_splits
+from maskbench.runs.plugin_sources import changed_since
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import MOVED, list_differences
 from maskbench.runs.run import run
@@ -80,6 +81,8 @@ def rerun(
     config = repeated_config(record, {**changes, **found, "output": str(output)})
     plan, splits = load_data(make_plan(config))
     _ensure_same_data(record, plan, splits)
+    if changed := changed_since(record, plan):
+        reporter.note(f"the code of {', '.join(changed)} has changed since the record was made")
     if plan.folder.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise UsageError(f"{output} is where the record lies; choose another --output for its repetition")
     same = make_plan(repeated_config(record, {"output": str(output)})).run_id  # with the data's recorded path

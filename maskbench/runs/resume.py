@@ -10,6 +10,7 @@ import torch
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints
+from maskbench.runs.plugin_sources import changed_plugins
 from maskbench.runtime.collectives import run_on_rank0
 from maskbench.runtime.hardware import peak_memory_mib
 from maskbench.runtime.stopwatch import Stopwatch
@@ -105,6 +106,12 @@ class ResumeState:
             raise UsageError(
                 f"{checkpoints.newest} is of another configuration ({'; '.join(differences)}); "
                 f"--force starts afresh, or choose another --output"
+            )
+        changed = changed_plugins(self.environment.get("plugins", {}), content["environment"].get("plugins", {}))
+        if changed:
+            raise UsageError(
+                f"{checkpoints.newest} is of other code of {', '.join(changed)}; --force starts afresh, or bring the "
+                f"former code back, or choose another --output"
             )
         self.state.load_state_dict(content["state"])
         self.watch.load_state_dict(content["watch"])

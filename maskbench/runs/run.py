@@ -5,7 +5,7 @@ Where several processes share a run, rank 0 alone reads and writes files.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -19,13 +19,16 @@ from maskbench.runs.checkpoint import Checkpoints
 from maskbench.runs.execution import Execution, Failed
 from maskbench.runs.lease import POLL_S, Busy, hold_lease
 from maskbench.runs.plan import Plan, build_state, check_before_start, load_data, make_plan, probe_splits
+from maskbench.runs.plugin_sources import ensure_same_code_as_others, recorded_plugins
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.resume import ResumeState, is_out_of_memory
 from maskbench.runtime.atomic_files import describe_os_error, remove_partial_files
 from maskbench.runtime.collectives import create_on_rank0, run_on_every_rank, run_on_rank0, world_size
 from maskbench.runtime.environment import describe_environment
 from maskbench.runtime.hardware import reset_peak_memory
+from maskbench.runtime.plugin_exits import exits_as_errors
 from maskbench.runtime.stopwatch import Stopwatch
+from maskbench.runtime.working_directory import WorkingDirectory, describe_move
 from maskbench.training.train_state import TrainState
 
 
@@ -107,7 +110,7 @@ def run_or_read(
     plan: Plan, reporter: Reporter, checkpoint_every: float | None, wait: Callable[[str], None] | None
 ) -> RunRecord:
     """The run's record: read where it is finished, else made, by this process alone. wait: see `hold_lease`."""
-    folder = plan.folder
+    folder, directory = plan.folder, WorkingDirectory()
     record = run_on_rank0(lambda: read_if_done(plan, reporter))
     if record is not None:
         return record
@@ -121,7 +124,9 @@ def run_or_read(
             run_on_rank0(lambda: remove_partial_files(folder))
             plan, splits = run_on_every_rank(lambda: load_data(plan))
             probed, state = probe_splits(plan, splits), start_afresh(plan, splits)
-            return Execution(plan, splits, probed, state, Checkpoints(folder), lease, reporter, checkpoint_every)()
+            return Execution(
+                plan, splits, probed, state, Checkpoints(folder), lease, reporter, checkpoint_every, directory
+            )()
     except OSError as error:
         raise Failure(f"{plan.run_id} could not begin: {describe_os_error(error)}") from error
     except (MemoryError, RuntimeError) as error:
@@ -136,7 +141,7 @@ def start_afresh(plan: Plan, splits: Splits) -> ResumeState:
     reset_peak_memory(device)
     versions = {"strategy_version": plan.strategy.version, "objective_version": plan.objective.version}
     identity = {**versions, "data_fingerprint": splits.fingerprint, **config.model_dump(mode="json")}
-    machine = describe_environment(config.system.model_dump(mode="json"))
+    machine = describe_environment(config.system.model_dump(mode="json")) | recorded_plugins(plan)
     return ResumeState(build_state(plan, splits), Stopwatch(device), identity, machine)
 
 
@@ -151,18 +156,41 @@ def read_if_done(plan: Plan, reporter: Reporter) -> RunRecord | None:
 
 
 def check_run(config: RunConfig, *, force: bool = False) -> Plan:
-    """The plan of a run that can be carried out; nothing is written. UsageError for what the user can put right, such
-    as a record that cannot be read, which `force` is going to forget."""
-    plan, splits = load_data(make_plan(config))
-    check_before_start(plan, splits, _try_to_build(plan, splits))
-    if not force:
-        read_finished_record(plan.folder)
+    """The plan of a run that can be carried out; nothing is written. UsageError for what the user can put right.
+
+    force: what there is of the run will be removed, and is not looked at.
+    """
+    plan = try_run(config)
+    _check_what_there_is([plan], force)
     return plan
+
+
+def try_run(config: RunConfig) -> Plan:
+    """The plan of a run that can be carried out, whatever there is of it. Errors as `check_run`."""
+    directory = WorkingDirectory()
+    plan, splits = load_data(make_plan(config))
+    try:
+        check_before_start(plan, splits, _try_to_build(plan, splits))
+    finally:
+        moved = directory.restore()
+    if moved is not None:
+        raise UsageError(f"strategy {plan.strategy.name}: {describe_move(moved)}")
+    return plan
+
+
+def _check_what_there_is(plans: Sequence[Plan], force: bool) -> None:
+    """UsageError where a record cannot be read, or where a run would stand in a row with runs of other code."""
+    repeated = {plan.run_id for plan in plans} if force else set()
+    for plan in plans:
+        if not force:
+            read_finished_record(plan.folder)
+        ensure_same_code_as_others(plan, repeated)
 
 
 def _try_to_build(plan: Plan, splits: Splits) -> TrainState:
     try:
-        return build_state(plan, splits)
+        with exits_as_errors():
+            return build_state(plan, splits)
     except (UsageError, Failure):
         raise
     except Exception as error:
@@ -179,11 +207,10 @@ def check_runs(configs: Iterable[RunConfig], *, force: bool = False) -> list[Pla
     for config in configs:
         plan, _ = load_data(make_plan(config))
         if plan.kind not in tried:
-            check_run(config, force=force)
+            try_run(config)
             tried.add(plan.kind)
-        if not force:
-            read_finished_record(plan.folder)
         plans.append(plan)
+    _check_what_there_is(plans, force)
     return plans
 
 

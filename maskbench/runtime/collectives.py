@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from maskbench.errors import AlreadyReported, Failure
+from maskbench.runtime.plugin_exits import exits_as_errors
 
 T = TypeVar("T")
 _in_single_process: ContextVar[bool] = ContextVar("in_single_process", default=False)
@@ -217,7 +218,8 @@ def _call_alone(function: Callable[[], Any]) -> tuple[Any, Any]:
     """(what it returns, None) or (None, the exception that it raises)."""
     with single_process():
         try:
-            return function(), None
+            with exits_as_errors():
+                return function(), None
         except Exception as error:
             return None, error
 

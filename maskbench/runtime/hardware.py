@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from maskbench.config.settings import RunConfig, System
-from maskbench.errors import UsageError
+from maskbench.errors import UsageError, quoted
 from maskbench.runtime.cpu import core_count, cpu_flags
 from maskbench.runtime.launcher import detect_launch
 
 FAST_BF16 = (frozenset({"amx_bf16"}), frozenset({"avx512_bf16", "AuthenticAMD"}))  # any one of these sets
+DEVICES = ("cpu", "cuda", "mps")
 MAX_WORKERS = 32  # each takes 0.3 GiB, most of it for torch
 PLAIN_ATTENTION_BELOW = 256  # tokens; the CPU's fused backward is slow at short sequences
 
@@ -36,7 +37,11 @@ def resolve_auto(config: RunConfig) -> RunConfig:
     try:
         kind, index = torch.device(device).type, torch.device(device).index
     except RuntimeError:
-        raise UsageError(f"unknown device {device!r}; use cpu, cuda or cuda:N") from None
+        raise UsageError(f"unknown device {quoted(device)}; use cpu, cuda or cuda:N") from None
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("there is no device 'mps': torch sees no GPU of Apple; use --device cpu")
+    if kind not in DEVICES:
+        raise UsageError(f"device {quoted(device)} is not supported; use cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"there is no device {device!r}: torch sees no GPU; use --device cpu")
     if kind == "cuda" and index is not None and index >= torch.cuda.device_count():

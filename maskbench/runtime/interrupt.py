@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that a run carries out after its current step."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request that a run carries out after its current step."""
 
 import os
 import signal
@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 from maskbench.runtime.launcher import detect_launch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when a terminal is closed or a connection lost; Windows has none.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(BaseException):
@@ -26,9 +28,28 @@ class Interrupted(BaseException):
         self.signal = number
 
 
+class CtrlC(KeyboardInterrupt):
+    """Ctrl-C, and not a KeyboardInterrupt that a plugin raised."""
+
+
+def raise_ctrl_c(number: int, _: FrameType | None) -> NoReturn:
+    """The command line's handler of SIGINT."""
+    raise CtrlC
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether a user pressed Ctrl-C.
+
+    Where `raise_ctrl_c` handles the signal, or it is ignored as in worker processes, a plain KeyboardInterrupt is a
+    plugin's. In a program of the user's own it is believed.
+    """
+    told_apart = signal.getsignal(signal.SIGINT) in (raise_ctrl_c, signal.SIG_IGN)
+    return isinstance(error, CtrlC) or (isinstance(error, KeyboardInterrupt) and not told_apart)
+
+
 @contextmanager
 def catch_stop_signals(*, ignore_repeats: bool = False) -> Iterator[Callable[[], int | None]]:
-    """Within the block, the first SIGINT or SIGTERM is only noted; the second acts as outside, and stops the process.
+    """Within the block, the first of SIGNALS is only noted; the second acts as outside, and stops the process.
 
     Signals that were ignored before stay ignored. Nothing changes outside the main thread, which alone gets signals.
 

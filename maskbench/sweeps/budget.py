@@ -9,7 +9,7 @@ from maskbench.config.resolve import parse_config, read_yaml
 from maskbench.config.settings import RunConfig
 from maskbench.errors import Failure, UsageError
 from maskbench.runs.plan import Plan, build_state, load_data, make_plan, training_splits
-from maskbench.runs.run import check_run
+from maskbench.runs.run import try_run
 from maskbench.sweeps.time_estimate import seconds_per_step
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.schedules import steps_per_epoch
@@ -54,7 +54,7 @@ def _fit_epochs(config: RunConfig, measure: Measure, epochs: dict[str, int]) -> 
 def _epochs_in_budget(label: str, config: RunConfig, measure: Measure) -> int:
     assert config.train.budget is not None, "checked by the caller"
     ((unit, amount),) = config.train.budget.items()
-    check_run(config)
+    try_run(config)
     try:
         epoch = measure(partial(_epoch_cost, unit), config)
     except (UsageError, Failure):

@@ -24,6 +24,7 @@ from maskbench.record import RunRecord
 from maskbench.runs.artifacts import read_finished_record
 from maskbench.runs.live_status import StatusReporter, issue_tickets
 from maskbench.runs.plan import Plan, load_data, make_plan
+from maskbench.runs.plugin_sources import plugin_sources
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import check_runs, run_each
 from maskbench.runs.trackers import TrackingReporter, create_trackers
@@ -128,7 +129,8 @@ class Sweep:
         with issue_tickets(plans, self.placement.on) if is_rank0() else nullcontext():
             if is_local and not several:
                 return self._execute_here(plans)
-            options = WorkerOptions(self.plugins, self.checkpoint_every, self.track)
+            sources = {name: digest for plan in plans for name, digest in plugin_sources(plan).items()}
+            options = WorkerOptions(self.plugins, self.checkpoint_every, self.track, plugin_sources=sources)
             create_executor = partial(self.placement.create_executor, options, configs[0], workers)
             return execute_runs(plans, create_executor, self.force, self.reporter)
 

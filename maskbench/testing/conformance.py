@@ -12,6 +12,7 @@ from maskbench.objective import REGISTRY as OBJECTIVES
 from maskbench.objective import Objective
 from maskbench.probe import REGISTRY as PROBES
 from maskbench.probe import Probe
+from maskbench.runtime.plugin_exits import exits_as_errors
 from maskbench.strategy import REGISTRY, Strategy
 from maskbench.testing import checks, learning_checks, objective_checks, probe_checks
 from maskbench.testing.mistakes import locate_error, source_files
@@ -249,7 +250,8 @@ def _requirement(step: Step) -> str:
 def _run_check(step: Step, component: Component) -> Finding:
     name = check_name(step.check)
     try:
-        step.check(component)
+        with exits_as_errors():
+            step.check(component)
     except AssertionError as error:
         return Finding(
             name, _requirement(step), _one_line(error) or "an assertion fails", locate_error(error, component)

@@ -1,4 +1,4 @@
-"""Stopped by Ctrl-C or SIGTERM: saved, said how to go on, and gone on from to the same numbers."""
+"""Stopped by Ctrl-C, SIGTERM or SIGHUP: saved, said how to go on, and gone on from to the same numbers."""
 
 import functools
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from maskbench.cli.shared_options import print_resume_command
 from maskbench.record import RunRecord, read_record
 from maskbench.runtime.interrupt import Interrupted, catch_stop_signals
 from tests.helpers.command_line import wait_for_words
@@ -34,7 +35,7 @@ def the_record(folder: Path, strategy: str) -> RunRecord:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with started(tmp_path, "--strategy", "random") as process:
         wait_for_words(process, "240 steps of 32")
@@ -85,6 +86,27 @@ def test_signals_are_as_before_afterwards() -> None:
         assert signal.getsignal(signal.SIGTERM) == before, "the second is not caught"
     assert stopped.value.signal == signal.SIGTERM, "a signal that nobody acted on is not lost"
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sighup_is_a_signal_to_stop_but_under_nohup() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(Interrupted) as stopped, catch_stop_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stopped.value.signal == signal.SIGHUP and signal.getsignal(signal.SIGHUP) == before
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with catch_stop_signals() as received, print_resume_command():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert received() is None and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_outside_a_step_signals_leave_with_the_command_that_resumes(number: signal.Signals) -> None:
+    with pytest.raises(Interrupted, match="to go on: maskbench") as stopped, print_resume_command():
+        os.kill(os.getpid(), number)
+    assert stopped.value.signal == number
 
 
 def test_in_a_thread_signals_are_left_alone() -> None:
