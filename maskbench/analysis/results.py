@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from maskbench.analysis.metrics import PRIMARY
+from maskbench.analysis.predictions import UnreadablePredictions, read_predictions
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
@@ -44,17 +44,24 @@ class Results:
 
         Returns:
             Arrays of shape (n,), or (repetitions, n) where a probe repeats; "labels" holds the true classes. None where
-            predictions were not kept, or cannot be read; the latter prints a line on stderr.
+            predictions were not kept, or are not those of the record's test images; the latter prints a line on stderr.
         """
+        record = next(record for record in self.records if record.run_id == run_id)
         path = self.folder / "runs" / run_id / "predictions.npz"
-        if not path.exists():
-            return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return dict(stored)
-        except (OSError, ValueError, BadZipFile) as error:
-            print(f"maskbench: skipped {path}: not readable ({error})", file=sys.stderr)
+            return read_predictions(path, count_test_images(record))
+        except FileNotFoundError:
             return None
+        except UnreadablePredictions as error:
+            print(f"maskbench: skipped {error}", file=sys.stderr)
+            return None
+
+
+def count_test_images(record: RunRecord) -> int:
+    """How many test images a run was scored on; 0 where its record does not say."""
+    sizes = (record.dataset.get("probed") or record.dataset).get("sizes")
+    count = sizes.get("test") if isinstance(sizes, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def read_results(folder: Path) -> Results:

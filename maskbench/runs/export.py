@@ -1,6 +1,7 @@
 """A run's encoder as a folder that timm loads without maskbench: weights, timm's config.json, and a model card."""
 
 import json
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from maskbench._version import __version__
+from maskbench.analysis.predictions import UnreadablePredictions, read_predictions
+from maskbench.analysis.results import count_test_images
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
 from maskbench.models.weight_formats import infer_arguments
@@ -39,7 +42,7 @@ def export(run: Path, output: Path | None = None) -> Path:
     write_atomically(folder / "config.json", json.dumps(timm_config(record), indent=1) + "\n")
     weights = as_safetensors(state, {"format": "pt", "run_id": record.run_id, **about})
     write_atomically(folder / "model.safetensors", weights)
-    write_atomically(folder / "README.md", model_card(record, state, _classes(run)))
+    write_atomically(folder / "README.md", model_card(record, state, _classes(record, run)))
     return folder
 
 
@@ -105,12 +108,15 @@ def _moments(record: RunRecord) -> dict[str, list[float]]:
     return {key: record.dataset[key] for key in ("mean", "std")}
 
 
-def _classes(run: Path) -> int | None:
-    path = run / "predictions.npz"
-    if not path.exists():
+def _classes(record: RunRecord, run: Path) -> int | None:
+    try:
+        stored = read_predictions(run / "predictions.npz", count_test_images(record))
+    except FileNotFoundError:
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        return len(np.unique(stored["labels"]))
+    except UnreadablePredictions as error:
+        warnings.warn(f"skipped {error}", stacklevel=2)
+        return None
+    return len(np.unique(stored["labels"]))
 
 
 def _origin(record: RunRecord) -> dict[str, str]:
