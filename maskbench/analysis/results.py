@@ -1,7 +1,6 @@
 """What a results folder holds, and its records as a data frame with one row for each run."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from maskbench.analysis.predictions import UnreadablePredictions, read_predictio
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record, record_paths
+from maskbench.runtime.escaping import escape_control, print_message
 
 CONTROLS = ("random-init", "supervised")
 
@@ -53,7 +53,7 @@ class Results:
         except FileNotFoundError:
             return None
         except UnreadablePredictions as error:
-            print(f"maskbench: skipped {error}", file=sys.stderr)
+            print_message(f"skipped {error}")
             return None
 
 
@@ -80,7 +80,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         try:
             records.append(read_record(path))
         except UnreadableRecord as reason:
-            print(f"maskbench: skipped {reason}", file=sys.stderr)
+            print_message(f"skipped {reason}")
     return records
 
 
@@ -201,20 +201,20 @@ def group_of(record: RunRecord) -> str:
     """What two runs must share to stand in one table: data, model, budget, protocols. Readable and canonical. For
     encoders from elsewhere, data and protocols."""
     if record.objective["name"] == EXTERNAL:
-        return f"{_data(record)} | encoders from elsewhere | {_protocols(record)}"
+        data_set = escape_control(_data(record)).replace(" | ", " / ")
+        return f"{data_set} | encoders from elsewhere | {_protocols(record)}"
     config, data, train = record.config, record.config["data"], record.config["train"]
     model = record.model["arguments"]
     kwargs = config["model"]["kwargs"]
     size = "x".join(str(side) for side in data["img_size"])
     shape = ", ".join(f"{key} {value}" for key, value in kwargs.items())
-    return " | ".join(
-        [
-            f"{_data(record)}, {size}x{data['in_chans']}",
-            f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
-            f"{_length(train)}, batch {train['batch_size']}",
-            _protocols(record),
-        ]
-    )
+    parts = [
+        f"{_data(record)}, {size}x{data['in_chans']}",
+        f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
+        f"{_length(train)}, batch {train['batch_size']}",
+        _protocols(record),
+    ]
+    return " | ".join(escape_control(part).replace(" | ", " / ") for part in parts)  # a name may have what divides them
 
 
 def _length(train: dict[str, Any]) -> str:
@@ -245,8 +245,8 @@ def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
 def _name(record: RunRecord) -> str:
     objective = record.objective
     if objective["name"] == EXTERNAL:
-        return f"{objective['parameters']['label']} ({EXTERNAL})"
-    return objective["name"] if objective["name"] in CONTROLS else record.strategy["name"]
+        return escape_control(f"{objective['parameters']['label']} ({EXTERNAL})")
+    return escape_control(objective["name"] if objective["name"] in CONTROLS else record.strategy["name"])
 
 
 def _shared(key: str, settings: dict[str, str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from maskbench.cli import bench, encoders, plan, rerun, results, run, status, st
 from maskbench.cli.help import SectionedCommand, SectionedGroup
 from maskbench.cli.option_groups import expand_groups
 from maskbench.errors import AlreadyReported, Failure, UsageError
+from maskbench.runtime.escaping import print_message
 from maskbench.runtime.interrupt import Interrupted
 from maskbench.runtime.launcher import detect_launch
 
@@ -84,7 +85,7 @@ def _survive_narrow_encodings() -> None:
 
 def _print_warning(message: str) -> None:
     if detect_launch().is_rank0:
-        print(f"maskbench: {message}", file=sys.stderr)
+        print_message(message)
 
 
 def _print_error(message: str, code: int) -> int:
@@ -97,7 +98,7 @@ def _print_error(message: str, code: int) -> int:
         # first does not make the mistake, this process reports it, late.
         time.sleep(SECONDS_FOR_FIRST)
     with suppress(OSError):  # nobody may be left to read it
-        print(f"maskbench: {' '.join(message.split())}", file=sys.stderr)
+        print_message(message)
     return code
 
 

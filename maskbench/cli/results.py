@@ -1,6 +1,5 @@
 """`maskbench table`, `plot`, `report` and `compare`: what is made from records."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.runtime.escaping import dump_json, print_message
 
 if TYPE_CHECKING:
     from maskbench.analysis.results import Results
@@ -80,7 +80,7 @@ def table(
         output = folder / "tables"
     if output is None:
         texts = render_comparison(results, baseline or BASELINE)
-        print(f"maskbench: printed only; --output FOLDER writes the tables against {baseline}", file=sys.stderr)
+        print_message(f"printed only; --output FOLDER writes the tables against {baseline}")
     else:
         place = output
         texts = write_under(place, lambda: write_tables(results, place, baseline or BASELINE))
@@ -122,13 +122,12 @@ def compare(
 
     Strategy by strategy, and whether by more than noise.
     """
-    import json
     from dataclasses import asdict
 
     from maskbench.analysis.results_diff import as_markdown, compare_results
 
     changes = compare_results(first, second)
     if as_json:
-        print(json.dumps([asdict(change) for change in changes], indent=1))
+        print(dump_json([asdict(change) for change in changes], indent=1))
     else:
         print(as_markdown(changes), end="")

@@ -1,6 +1,5 @@
 """`maskbench list`, `show`, `check` and `new`."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from maskbench.cli.shared_options import AsJson, Plugins, Regime, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.escaping import dump_json, print_message
 
 
 def list_(
@@ -31,7 +31,7 @@ def list_(
     if as_json:
         if kind == "strategies":
             listing.add_diagnostics(entries)
-        print(json.dumps(entries, indent=1))
+        print(dump_json(entries, indent=1))
     elif kind == "pairs":
         print(listing.format_pairs(entries))
     else:
@@ -40,7 +40,7 @@ def list_(
             marked = "(experimental) " if entry.get("experimental") else ""
             print(f"{entry['name']:{width}}  {marked}{entry['summary']}")
     for module, reason in broken.items():
-        print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
+        print_message(f"{module} is broken: {reason}")
 
 
 def show(
