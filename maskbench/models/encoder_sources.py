@@ -6,23 +6,19 @@ maskbench.models.weight_formats.
 
 import difflib
 import json
-import re
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
 from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model
+from maskbench.models.weight_files import read_safetensors, read_torch_file
 from maskbench.models.weight_formats import (
     convert_to_timm,
     ensure_finite,
@@ -30,6 +26,7 @@ from maskbench.models.weight_formats import (
     infer_square_grid,
     unwrap_state,
 )
+from maskbench.models.weight_shapes import ensure_float
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, locate_record, read_record
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")  # of files of weights
@@ -47,6 +44,7 @@ def read_encoder(source: str) -> PretrainedEncoder:
             transformer with absolute positions, and for weights that are not finite.
     """
     encoder = _read_encoder(source)
+    ensure_float(source, encoder.state)
     ensure_finite(source, encoder.state)
     return encoder
 
@@ -94,10 +92,7 @@ def read_encoder_weights(run: Path) -> dict[str, Tensor]:
             f"{run} is of a finished run, but its encoder.safetensors is not here: weights are not shipped with "
             f"records; copy the file, or make it again: maskbench rerun {run}"
         )
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); copy it again, or repeat the run with --force") from None
+    return read_safetensors(path)[0]
 
 
 def grid_from_arguments(arguments: Mapping[str, Any]) -> Grid:
@@ -151,12 +146,7 @@ def _read_timm(name: str) -> PretrainedEncoder:
 
 
 def _read_safetensors(path: Path) -> PretrainedEncoder:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+    state, metadata = read_safetensors(path)
     if metadata.get("model", "").startswith('{"name": '):  # as maskbench writes it
         model, data = json.loads(metadata["model"]), json.loads(metadata.get("dataset", "{}"))
         return _from_maskbench(path.stem, state, model, data)
@@ -164,7 +154,7 @@ def _read_safetensors(path: Path) -> PretrainedEncoder:
 
 
 def _read_checkpoint(path: Path) -> PretrainedEncoder:
-    content = _unpickle(path)
+    content = read_torch_file(path)
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds a {type(content).__name__}, no weights by name; save the model's state dict")
     return _from_weights(path, *unwrap_state(content))
@@ -180,24 +170,3 @@ def _from_weights(path: Path, content: Mapping[Any, Any], part: str | None) -> P
         f"patches of {grid.patch} pixels"
     )
     return PretrainedEncoder(path.stem, state, grid, part, heads=heads, assumed=assumed)
-
-
-def _unpickle(path: Path) -> Any:
-    """What a torch checkpoint holds, read without executing anything in it.
-
-    argparse.Namespace, which MAE and DINO put beside their weights, only holds values: it is allowed.
-    """
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another kind makes torch raise KeyError, EOFError and many more
-        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-        if forbidden is None:
-            raise UsageError(
-                f"{path} cannot be read as a torch checkpoint ({type(error).__name__}): it is cut off, or another kind "
-                "of file; copy it again, or give .safetensors"
-            ) from None
-        raise UsageError(
-            f"{path} needs {forbidden[1]} to be unpickled, which can run anything; only tensors, plain data and "
-            "argparse.Namespace are read: if you trust the file, save its state dict alone and give that"
-        ) from None
