@@ -5,7 +5,6 @@ follow from the same test (`maskbench.analysis.mean_differences`).
 """
 
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from maskbench.analysis.sections import (
 from maskbench.config.claims import EPOCHS_TO_ACCURACY, Claim, read_claims
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord
+from maskbench.runtime.escaping import print_message
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def make_sections(results: Results) -> list[ClaimSection]:
     try:
         claims = read_claims(results.folder)
     except UsageError as error:
-        print(f"maskbench: claims left out: {error}", file=sys.stderr)
+        print_message(f"claims left out: {error}")
         return []
     if not claims or not results.records:
         return []

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import shlex
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from maskbench.analysis.tables import make_other_tables
 from maskbench.config.plain_files import NotPlain, read_regular_file
 from maskbench.record import RunRecord
 from maskbench.runtime.atomic_files import write_atomically
+from maskbench.runtime.escaping import print_message
 
 MAX_PICTURES = 40  # of masks
 PICTURE_SIZE = 800  # pixels, of the longer side
@@ -192,7 +192,7 @@ def _masks(folder: Path, records: list[RunRecord], labels: dict[str, str]) -> li
         except FileNotFoundError:
             continue
         except (OSError, NotPlain) as reason:
-            print(f"maskbench: skipped {path}: {getattr(reason, 'strerror', None) or reason}", file=sys.stderr)
+            print_message(f"skipped {path}: {getattr(reason, 'strerror', None) or reason}")
             continue
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=80)

@@ -2,22 +2,22 @@
 
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from maskbench.analysis.metrics import PRIMARY
+from maskbench.analysis.predictions import UnreadablePredictions, read_predictions
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, read_record_of_run, record_paths
+from maskbench.runtime.escaping import escape_control, print_message
 
 CONTROLS = ("random-init", "supervised")
 
@@ -46,17 +46,24 @@ class Results:
 
         Returns:
             Arrays of shape (n,), or (repetitions, n) where a probe repeats; "labels" holds the true classes. None where
-            predictions were not kept, or cannot be read; the latter prints a line on stderr.
+            predictions were not kept, or are not those of the record's test images; the latter prints a line on stderr.
         """
+        record = next(record for record in self.records if record.run_id == run_id)
         path = self.folder / "runs" / run_id / "predictions.npz"
-        if not path.exists():
-            return None
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return dict(stored)
-        except (OSError, ValueError, BadZipFile) as error:
-            print(f"maskbench: skipped {path}: not readable ({error})", file=sys.stderr)
+            return read_predictions(path, count_test_images(record))
+        except FileNotFoundError:
             return None
+        except UnreadablePredictions as error:
+            print_message(f"skipped {error}")
+            return None
+
+
+def count_test_images(record: RunRecord) -> int:
+    """How many test images a run was scored on; 0 where its record does not say."""
+    sizes = (record.dataset.get("probed") or record.dataset).get("sizes")
+    count = sizes.get("test") if isinstance(sizes, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def read_results(folder: Path) -> Results:
@@ -70,7 +77,7 @@ def _read_trials(folder: Path) -> list[RunRecord]:
     records = read_records(folder)
     for record in records:
         if not _is_trial(record):
-            print(f"maskbench: skipped {record.run_id} in {folder}: it is no trial", file=sys.stderr)
+            print_message(f"skipped {record.run_id} in {folder}: it is no trial")
     return [record for record in records if _is_trial(record)]
 
 
@@ -90,7 +97,7 @@ def read_records(folder: Path) -> list[RunRecord]:
         try:
             records.append(read_record_of_run(path.parent))
         except UnreadableRecord as reason:
-            print(f"maskbench: skipped {reason}", file=sys.stderr)
+            print_message(f"skipped {reason}")
     return _leave_out_repeated(folder, records)
 
 
@@ -104,10 +111,9 @@ def _leave_out_repeated(folder: Path, records: list[RunRecord]) -> list[RunRecor
     for (_, label, seed), runs in rows.items():
         if len(runs) > 1:
             names = ", ".join(run.run_id for run in runs)
-            print(
-                f"maskbench: skipped {len(runs)} records in {folder} that are all {label} with seed {seed} ({names}); "
-                f"move away all but one",
-                file=sys.stderr,
+            print_message(
+                f"skipped {len(runs)} records in {folder} that are all {label} with seed {seed} ({names}); "
+                f"move away all but one"
             )
     repeated = {id(run) for runs in rows.values() if len(runs) > 1 for run in runs}
     return [record for record in records if id(record) not in repeated]
@@ -230,20 +236,20 @@ def group_of(record: RunRecord) -> str:
     """What two runs must share to stand in one table: data, model, budget, protocols. Readable and canonical. For
     encoders from elsewhere, data and protocols."""
     if record.objective["name"] == EXTERNAL:
-        return f"{_data(record)} | encoders from elsewhere | {_protocols(record)}"
+        data_set = escape_control(_data(record)).replace(" | ", " / ")
+        return f"{data_set} | encoders from elsewhere | {_protocols(record)}"
     config, data, train = record.config, record.config["data"], record.config["train"]
     model = record.model["arguments"]
     kwargs = config["model"]["kwargs"]
     size = "x".join(str(side) for side in data["img_size"])
     shape = ", ".join(f"{key} {value}" for key, value in kwargs.items())
-    return " | ".join(
-        [
-            f"{_data(record)}, {size}x{data['in_chans']}",
-            f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
-            f"{_length(train)}, batch {train['batch_size']}",
-            _protocols(record),
-        ]
-    )
+    parts = [
+        f"{_data(record)}, {size}x{data['in_chans']}",
+        f"{config['model']['name']}, patch {model['patch_size']}" + (f", {shape}" if shape else ""),
+        f"{_length(train)}, batch {train['batch_size']}",
+        _protocols(record),
+    ]
+    return " | ".join(escape_control(part).replace(" | ", " / ") for part in parts)  # a name may have what divides them
 
 
 def _length(train: dict[str, Any]) -> str:
@@ -279,8 +285,8 @@ def _labels(records: Sequence[RunRecord], groups: Sequence[str]) -> list[str]:
 def _name(record: RunRecord) -> str:
     objective = record.objective
     if objective["name"] == EXTERNAL:
-        return f"{objective['parameters']['label']} ({EXTERNAL})"
-    return objective["name"] if objective["name"] in CONTROLS else record.strategy["name"]
+        return escape_control(f"{objective['parameters']['label']} ({EXTERNAL})")
+    return escape_control(objective["name"] if objective["name"] in CONTROLS else record.strategy["name"])
 
 
 def _shared(key: str, settings: dict[str, str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Two sets of results against each other: what changed, and whether by more than noise."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,7 +15,10 @@ from maskbench.analysis.metrics import METRICS, heading
 from maskbench.analysis.results import load_results
 from maskbench.errors import UsageError
 from maskbench.record import ensure_records
+from maskbench.runtime.escaping import escape_markdown
+from maskbench.runtime.regular_files import MIB, read_regular
 
+MAX_PAPER = 16 * MIB  # of a CSV
 FIELDS = ("data", "model", "length of training", "probe protocols")  # the parts of a group, in their order
 
 
@@ -109,9 +113,10 @@ def _complete(results: pd.DataFrame) -> pd.DataFrame:
 def read_paper(path: Path) -> pd.DataFrame:
     """Read a CSV with a column `strategy` and one or more of METRICS, as shares or in %. UsageError without them."""
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
+        table = pd.read_csv(io.BytesIO(read_regular(path, MAX_PAPER)))
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"cannot read {path}: {reason}; give a CSV with a column strategy") from None
     metrics = [name for name in METRICS if name in table]
     if "strategy" not in table or not metrics:
         raise UsageError(
@@ -121,8 +126,10 @@ def read_paper(path: Path) -> pd.DataFrame:
         values = pd.to_numeric(table[name], errors="coerce")
         if values.isna().sum() > table[name].isna().sum():
             raise UsageError(f"{path}: column {name} has values that are not numbers")
+        if values.min() < 0 or values.max() > 100:
+            raise UsageError(f"{path}: column {name} has values outside of 0 to 100 %; correct them")
         table[name] = values / 100 if values.max() > 1 else values
-    return table
+    return table.assign(strategy=table["strategy"].astype(str))
 
 
 def _compare_with_paper(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[Change]:
@@ -210,12 +217,13 @@ def as_markdown(changes: Sequence[Change]) -> str:
     for group in dict.fromkeys(change.group for change in changes):
         body = [_cells(change) for change in changes if change.group == group]
         table = tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
-        parts.append(f"**{group.replace(' | ', '; ')}**\n\n{table}\n" if group else f"{table}\n")
+        title = escape_markdown(group.replace(" | ", "; "))
+        parts.append(f"**{title}**\n\n{table}\n" if group else f"{table}\n")
     return "\n".join(parts)
 
 
 def _cells(change: Change) -> list[str]:
-    return [
+    cells = [
         change.strategy,
         heading(change.metric) if change.metric else "–",
         str(change.n),
@@ -224,6 +232,7 @@ def _cells(change: Change) -> list[str]:
         _format_change(change),
         change.verdict,
     ]
+    return list(map(escape_markdown, cells))
 
 
 def _percent(share: float | None) -> str:

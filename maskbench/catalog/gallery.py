@@ -1,6 +1,5 @@
 """Pictures of several strategies on the same images, without any training."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from maskbench.catalog.pictures import gallery_figure, masks_figure, save
 from maskbench.catalog.sample_images import sample_batch
 from maskbench.core.view import View
 from maskbench.errors import UsageError
+from maskbench.runtime.escaping import print_message
 from maskbench.strategy import Strategy
 
 
@@ -52,7 +52,7 @@ def draw_strategies(
         except ValueError as error:
             if not gallery:
                 raise UsageError(str(error)) from None
-            print(f"maskbench: left out {error}", file=sys.stderr)
+            print_message(f"left out {error}")
             continue
         if strategy.needs:
             with_signals.append(label)

@@ -277,7 +277,7 @@ def _write_picture(name: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         drawing = Path(folder) / "drawing.png"
         draw_strategies([spec], drawing, "shapes", "112", 8, None, 0, PICTURE_IMAGES, gallery=False)
-        with Image.open(drawing) as image:
+        with Image.open(drawing, formats=["PNG"]) as image:
             rendered = (_encode_webp(image, quality) for quality in QUALITIES)
             content = next(webp for webp in rendered if len(webp) <= MAX_BYTES)
     path.parent.mkdir(parents=True, exist_ok=True)

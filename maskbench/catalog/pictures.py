@@ -20,6 +20,7 @@ HIDDEN, REPLACED, THROWN = 0.82, 0.55, 0.15  # greys of what the encoder does no
 CELL = 0.9  # inches
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # names may have a $
 def masks_figure(
     views: Mapping[str, View],
     images: Tensor,
@@ -57,6 +58,7 @@ def masks_figure(
     return figure
 
 
+@matplotlib.rc_context({"text.parse_math": False})
 def gallery_figure(
     views: Mapping[str, View], images: Tensor, grid: Grid, mean: Tensor, std: Tensor, caption: str = ""
 ) -> Figure:

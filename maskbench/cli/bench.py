@@ -1,6 +1,5 @@
 """`maskbench bench`."""
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from maskbench.cli.options_from_settings import SettingOptions
 from maskbench.cli.shared_options import AsJson, Assignments, Plugins, load_plugins
 from maskbench.config.resolve import load_preset, merge, parse_assignments, parse_config
 from maskbench.config.specs import parse_specs
+from maskbench.runtime.escaping import dump_json
 from maskbench.runtime.standard_streams import print_data
 
 SETTINGS = SettingOptions(
@@ -71,6 +71,6 @@ def bench(
 
 def _print(figures: Any, print_table: Any, as_json: bool) -> None:
     if as_json:
-        print_data(json.dumps(asdict(figures), indent=1))
+        print_data(dump_json(asdict(figures), indent=1))
     else:
         print_table(figures)

@@ -1,7 +1,5 @@
 """`maskbench data`: what is there and how it would be read, before any run."""
 
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskbench.cli.shared_options import AsJson, write_under
+from maskbench.runtime.escaping import dump_json, escape_lines, print_message
+from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
     from maskbench.data.survey import Survey
@@ -48,14 +48,14 @@ def data(
     if labels is not None:
         found = make_table(labels, file_column, label_column, split_column, group_column)
     survey = survey_dataset(dataset, data_dir, found)
-    print(json.dumps(asdict(survey), indent=1) if as_json else describe(survey))
+    print_data(dump_json(asdict(survey), indent=1) if as_json else describe(survey))
     if output is not None:
         size = Data(img_size=img_size).img_size  # type: ignore[arg-type]
         rows = sample_images(dataset, data_dir, found, (*size, in_chans), PICTURES)
         shown = {name: row for name, row in rows.items() if row}
         names = list(shown)[:MAX_CLASSES]
         write_under(output.parent, lambda: draw_samples(names, [shown[name] for name in names], output))
-        print(f"maskbench: samples: {output}", file=sys.stderr)
+        print_message(f"samples: {output}")
     damaged = sum(len(split.damaged) for split in survey.splits.values())
     if damaged:
         raise UsageError(f"{damaged} images cannot be read, so a run refuses the data; repair or remove them")
@@ -82,4 +82,4 @@ def describe(survey: "Survey") -> str:
     if survey.left_out:
         lines.append(f"left out: {survey.left_out}")
     lines += [f"- {remark}" for remark in survey.remarks]
-    return "\n".join(lines).rstrip()
+    return escape_lines("\n".join(lines).rstrip())

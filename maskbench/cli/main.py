@@ -22,6 +22,7 @@ from maskbench.cli import bench, data, encoders, plan, rerun, results, run, stat
 from maskbench.cli.help import SectionedCommand, SectionedGroup
 from maskbench.cli.option_groups import expand_groups
 from maskbench.errors import MAX_QUOTED, AlreadyReported, Failure, UsageError, quoted, unquoted
+from maskbench.runtime.escaping import print_message
 from maskbench.runtime.interrupt import Interrupted, raise_ctrl_c
 from maskbench.runtime.launcher import detect_launch
 from maskbench.runtime.plugin_exits import PluginExit, describe_plugin_error, exits_as_errors
@@ -134,7 +135,7 @@ def _survive_narrow_encodings() -> None:
 
 def _print_warning(message: str) -> None:
     if detect_launch().is_rank0:
-        print(f"maskbench: {message}", file=sys.stderr)
+        print_message(message)
 
 
 def _print_error(message: str, code: int) -> int:
@@ -147,13 +148,8 @@ def _print_error(message: str, code: int) -> int:
         # first does not make the mistake, this process reports it, late.
         time.sleep(SECONDS_FOR_FIRST)
     with suppress(OSError):  # nobody may be left to read it
-        print(f"maskbench: {_as_one_line(_cut_typed(message) if code == 2 else message)}", file=sys.stderr)
+        print_message(_cut_typed(message) if code == 2 else message)
     return code
-
-
-def _as_one_line(message: str) -> str:
-    """Without control characters."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(message.split()))
 
 
 def _cut_typed(message: str) -> str:

@@ -1,6 +1,5 @@
 """`maskbench plan`."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from maskbench.cli.shared_options import AsJson, Assignments, Plugins, finite, l
 from maskbench.config.resolve import parse_assignments, parse_seeds
 from maskbench.config.suite import read_suite
 from maskbench.errors import UsageError
+from maskbench.runtime.escaping import dump_json
 from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
@@ -88,4 +88,4 @@ def plan(
     measured = None if step is None else read_measured_step(step)
     planner = CapacityPlanner(machines.device_pool(), measured, images, test_images, plugin or [])
     forecast = planner.plan(name, read, overrides)
-    print_data(json.dumps(asdict(forecast), indent=1) if as_json else format_plan(forecast))
+    print_data(dump_json(asdict(forecast), indent=1) if as_json else format_plan(forecast))

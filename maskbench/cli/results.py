@@ -1,6 +1,5 @@
 """`maskbench table`, `plot`, `report` and `compare`: what is made from records."""
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from maskbench.cli.shared_options import AsJson, folder_name, write_under
 from maskbench.runtime.atomic_files import ensure_no_link
+from maskbench.runtime.escaping import dump_json, print_message
 from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def table(
         ensure_no_link(output)
     if output is None:
         texts = render_comparison(results, baseline or BASELINE)
-        print(f"maskbench: printed only; --output FOLDER writes the tables against {baseline}", file=sys.stderr)
+        print_message(f"printed only; --output FOLDER writes the tables against {baseline}")
     else:
         place = output
         texts = write_under(place, lambda: write_tables(results, place, baseline or BASELINE))
@@ -127,13 +127,12 @@ def compare(
 
     Strategy by strategy, and whether by more than noise.
     """
-    import json
     from dataclasses import asdict
 
     from maskbench.analysis.results_diff import as_markdown, compare_results
 
     changes = compare_results(first, second)
     if as_json:
-        print_data(json.dumps([asdict(change) for change in changes], indent=1))
+        print_data(dump_json([asdict(change) for change in changes], indent=1))
     else:
         print_data(as_markdown(changes), end="")

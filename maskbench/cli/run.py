@@ -1,6 +1,5 @@
 """`maskbench run`."""
 
-import json
 import shlex
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from maskbench.config.settings import RunConfig
 from maskbench.config.specs import parse_specs
 from maskbench.config.suite import CONTROLS, read_suite
 from maskbench.errors import UsageError
+from maskbench.runtime.escaping import dump_json
 from maskbench.runtime.launcher import detect_launch
 from maskbench.runtime.standard_streams import print_data
 
@@ -289,7 +289,7 @@ def show_results(output: Path, records: "list[RunRecord]", reporter: "Reporter",
     tables = tables_of(output)
     figures = figures_of(output)
     if as_json:
-        print_data(json.dumps([record.model_dump(mode="json") for record in records]))
+        print_data(dump_json([record.model_dump(mode="json") for record in records]))
     else:
         print_data(tables["md"], end="")
         more = output / "tables" / "probes.md"  # written where there is more than the table above has room for

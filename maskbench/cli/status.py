@@ -1,6 +1,5 @@
 """`maskbench status`."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskbench.cli.shared_options import AsJson
+from maskbench.runtime.escaping import dump_json, escape_control
 from maskbench.runtime.standard_streams import print_data
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def status(
 
     found = read_statuses(folder)
     if as_json:
-        print_data(json.dumps([asdict(each) for each in found], indent=1))
+        print_data(dump_json([asdict(each) for each in found], indent=1))
         return
     ordered = sorted(found, key=lambda each: STATES.index(each.state))
     if found:
@@ -40,4 +40,4 @@ def status(
 def _row(each: "Status") -> list[Any]:
     share = f"{each.step / each.steps:.0%}" if each.step is not None and each.steps else ""
     left = "" if each.left_s is None else f"{each.left_s / 60:.1f}"
-    return [each.run_id, each.state, share, left, each.where, each.note]
+    return [escape_control(str(cell)) for cell in (each.run_id, each.state, share, left, each.where, each.note)]

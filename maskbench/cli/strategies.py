@@ -1,6 +1,5 @@
 """`maskbench list`, `show`, `check` and `new`."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from maskbench.cli.shared_options import AsJson, Plugins, Regime, finite, folder_name, load_plugins, write_under
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.escaping import dump_json, print_message
 from maskbench.runtime.standard_streams import print_data
 
 
@@ -33,7 +33,7 @@ def list_(
     if as_json:
         if kind == "strategies":
             listing.add_diagnostics(entries)
-        print_data(json.dumps(entries, indent=1))
+        print_data(dump_json(entries, indent=1))
     elif kind == "pairs":
         print_data(listing.format_pairs(entries))
     else:
@@ -42,7 +42,7 @@ def list_(
             marked = "(experimental) " if entry.get("experimental") else ""
             print_data(f"{entry['name']:{width}}  {marked}{entry['summary']}")
     for module, reason in broken.items():
-        print(f"maskbench: {module} is broken: {reason}", file=sys.stderr)
+        print_message(f"{module} is broken: {reason}")
 
 
 def show(

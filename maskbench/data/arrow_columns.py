@@ -72,11 +72,21 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def class_names(schema: pyarrow.Schema, column: str) -> tuple[str, ...] | None:
-    """The class names that the library datasets stores for a column, if any."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = metadata.get("info", {}).get("features", {}).get(column, {})
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return tuple(names) if names else None
+    """The class names that the library datasets stores for a column, if any. UsageError where they are damaged."""
+    try:
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = metadata.get("info", {}).get("features", {}).get(column, {})
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if not names:
+            return None
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise UsageError(
+        f"the names of the classes of column {column}, in the metadata that the library datasets writes, are damaged; "
+        f"write the files again"
+    )
 
 
 def match_classes(

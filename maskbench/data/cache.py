@@ -6,27 +6,22 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
 
-from maskbench.data.encoded_images import EncodedImages
+from maskbench.data.packed_file import DamagedCache, read_packed, write_packed
 from maskbench.data.prepare import PreparedDataset
-from maskbench.data.splits import Images, Split
 from maskbench.data.streaming import StreamedImages
-from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
-from maskbench.runtime.atomic_files import fsync_path
 
 STALE_S = 86_400.0  # a half-written file of this age was left by a process that was killed
-VERSION = 5  # raise it when the same files would be read or prepared otherwise
+CHECK_ALL = "MASKBENCH_CHECK_CACHE"  # environment variable: check every byte of what is read from the cache
+VERSION = 6  # raise it when the same files would be read or prepared otherwise
 
 
 def cache_folder() -> Path:
@@ -37,8 +32,9 @@ def cache_folder() -> Path:
 def read_or_create(key: dict[str, Any], create: Callable[[Path], PreparedDataset]) -> PreparedDataset:
     """Read a prepared data set from the cache, or create and store it.
 
-    Of several processes that need the same data set, one creates it while the others wait. A cache that cannot be
-    written only warns, unless images are to be streamed from it.
+    What is read is checked, see `maskbench.data.packed_file`; what is damaged is created again, with a warning. Of
+    several processes that need the same data set, one creates it while the others wait. A cache that cannot be written
+    only warns, unless images are to be streamed from it.
 
     Args:
         key: Identifies the data set and how it is prepared, as JSON.
@@ -71,9 +67,13 @@ def _read_if_valid(path: Path) -> PreparedDataset | None:
         return None
     try:
         return _read(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        warnings.warn(f"cached data {path} cannot be read ({error}); preparing the data again", stacklevel=3)
+    except DamagedCache as error:
+        warnings.warn(f"cached data {path} cannot be used ({error}); preparing the data again", stacklevel=3)
         return None
+
+
+def _read(path: Path) -> PreparedDataset:
+    return read_packed(path, every_block=os.environ.get(CHECK_ALL, "0") not in ("", "0"))
 
 
 def _create_and_store(path: Path, create: Callable[[Path], PreparedDataset]) -> PreparedDataset:
@@ -86,9 +86,10 @@ def _create_and_store(path: Path, create: Callable[[Path], PreparedDataset]) -> 
     if not _is_streamed_from(unpacked, prepared):
         unpacked.unlink(missing_ok=True)
     try:
-        _write(path, prepared)
+        _remove_stale_files(path.parent)
+        write_packed(path, prepared)
         return _read(path)  # mapped, so that several runs share the memory
-    except (OSError, SafetensorError) as error:  # the latter where the disk fills up
+    except (OSError, SafetensorError, DamagedCache) as error:  # the latter where the disk fills up
         _warn_without_cache(path, error)
         return prepared
 
@@ -127,56 +128,7 @@ def _is_streamed_from(file: Path, prepared: PreparedDataset) -> bool:
     return any(split.encoded.files[0] == str(file) for split in streamed)
 
 
-def _write(path: Path, prepared: PreparedDataset) -> None:
-    tensors = {key: value for name, split in prepared.splits.items() for key, value in _list_tensors(name, split)}
-    metadata = {"classes": json.dumps(prepared.classes), "fingerprint": prepared.fingerprint}
-    _remove_stale_files(path.parent)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(tensors, partial, metadata)
-        fsync_path(Path(partial))
-        Path(partial).replace(path)
-        fsync_path(path.parent)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
 def _remove_stale_files(folder: Path) -> None:
     for partial in folder.glob("*.partial"):
         if time.time() - partial.stat().st_mtime > STALE_S:
             partial.unlink(missing_ok=True)
-
-
-def _list_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a tree of dataclasses, with its dotted name, such as "train.encoded.files.ends"."""
-    if is_dataclass(value):
-        for field in fields(value):
-            yield from _list_tensors(f"{name}.{field.name}", getattr(value, field.name))
-    elif value is not None:
-        yield name, value.contiguous()
-
-
-def _read(path: Path) -> PreparedDataset:
-    tree: dict[str, Any] = {}
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        for key in file.keys():  # noqa: SIM118  safe_open is not iterable
-            *parents, name = key.split(".")
-            branch = tree
-            for parent in parents:
-                branch = branch.setdefault(parent, {})
-            branch[name] = file.get_tensor(key)
-    splits = {name: _restore_split(split) for name, split in tree.items()}
-    return PreparedDataset(splits, tuple(json.loads(metadata["classes"])), metadata["fingerprint"])
-
-
-def _restore_split(tree: dict[str, Any]) -> Split:
-    """The inverse of `_list_tensors` for one split."""
-    if "encoded" not in tree:
-        return Images(**tree)
-    encoded: dict[str, Any] = tree["encoded"]
-    tables = {name: StringTable(**branch) for name, branch in encoded.items() if isinstance(branch, dict)}
-    streamed = StreamedImages(**{**tree, "encoded": EncodedImages(**{**encoded, **tables})})
-    Path(streamed.encoded.files[0]).stat()  # OSError if the cache lost it; the key covers files outside the cache
-    return streamed

@@ -9,6 +9,7 @@ from torch import Tensor
 from maskbench.errors import UsageError
 
 MAX_NAMED = 5  # classes in a message
+MAX_CLASSES = 1_000_000  # a larger label is a mistake, or meant to fill the memory with names
 
 
 def ensure_learnable_classes(root: Path, labels: Mapping[str, Tensor], classes: Sequence[str]) -> None:
@@ -35,6 +36,15 @@ def ensure_learnable_classes(root: Path, labels: Mapping[str, Tensor], classes: 
                 f"the split {split} of {root} has classes without a training image: "
                 f"{_name_some([classes[label] for label in missing])}; add training images, or remove these"
             )
+
+
+def number_classes(root: Path, count: int) -> tuple[str, ...]:
+    """The names "0", "1", ... of `count` classes that have none. UsageError where they are more than MAX_CLASSES."""
+    if count > MAX_CLASSES:
+        raise UsageError(
+            f"{root} has a label {count - 1}, and labels end at {MAX_CLASSES - 1:,}; number the classes from 0"
+        )
+    return tuple(map(str, range(count)))
 
 
 def warn_of_similar_classes(name: str, classes: Sequence[str]) -> None:

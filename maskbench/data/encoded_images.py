@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,8 +18,11 @@ from maskbench.data.image_warnings import current_image
 from maskbench.data.pixel_modes import convert_channels, deep_mode, is_turned, read_orientation, turn_upright
 from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import MIB, open_regular
 
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP", "GIF")  # of Pillow's, whatever a file is called; others may
+# start programs (Ghostscript for PostScript) or are seldom tested
+MAX_ENCODED = 256 * MIB  # bytes of one encoded image
 REDUCING_GAP = 2.0  # as in Pillow's thumbnails; changes photographs by less than one level of 255 on average
 
 
@@ -65,29 +69,41 @@ class EncodedImages:
     def read_bytes(self, index: int) -> bytes:
         """Read the encoded image. UsageError that names it where its file cannot be read."""
         file, start, size = (column.numpy()[index].item() for column in (self.file, self.start, self.size))
+        if size > MAX_ENCODED:
+            raise UsageError(f"{self.names[index]} has {size / MIB:,.0f} MiB, too many for one image; convert it")
         try:
-            with open(self.files[file], "rb") as opened:  # noqa: PTH123  faster by a tenth for small images
+            with open_regular(self.files[file], MAX_ENCODED if size < 0 else None) as opened:
                 opened.seek(start)
                 return opened.read(size)
         except OSError as error:
             raise UsageError(f"cannot read {self.names[index]}: {error.strerror or error}; bring it back") from None
 
     def open_image(self, encoded: bytes, index: int) -> Image.Image:
-        """Read the header of the encoded image `index`.
+        """Read the header of the encoded image `index`, as one of FORMATS.
 
         UsageError that names it where it is no image, or has more than 8 bits a channel.
         """
         current_image.names, current_image.index = self.names, index
-        try:
-            image = Image.open(io.BytesIO(encoded))
-        except DECODE_ERRORS as error:
-            raise self._decode_error(index, error) from None
-        if (mode := deep_mode(image)) is not None:
+        with self.name_errors(index):
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            mode = deep_mode(image)
+        if mode is not None:
             raise UsageError(
                 f"{self.names[index]} has more than 8 bits per channel (Pillow's mode {mode}), which are not "
                 f"read yet; convert the images to 8 bits, with the range that matters"
             )
         return image
+
+    @contextmanager
+    def name_errors(self, index: int) -> Iterator[None]:
+        """Whatever Pillow raises within, which may be any exception for a damaged file, is a UsageError that names the
+        image."""
+        try:
+            yield
+        except (UsageError, MemoryError):
+            raise
+        except Exception as error:
+            raise self._decode_error(index, error) from None
 
     def decode(self, index: int, shape: tuple[int, int, int]) -> np.ndarray:
         """Decode an image, turn it upright as its EXIF says, and resize it to the canvas.
@@ -106,23 +122,21 @@ class EncodedImages:
             UsageError: The image is damaged. The message names it.
         """
         encoded, (rows, cols, channels) = self.read_bytes(index), shape
-        with self.open_image(encoded, index) as image:
-            try:
-                orientation = read_orientation(image, encoded)
-                width, height = (rows, cols) if is_turned(orientation) else (cols, rows)
-                image.draft(None, (round(REDUCING_GAP * width), round(REDUCING_GAP * height)))
-                pixels = _decode_rgb_jpeg(encoded, image) if channels == 3 else None
-                if pixels is None:
-                    pixels = _decode_with_pillow(image, orientation, shape)
-                elif orientation != 1:
-                    pixels = np.array(turn_upright(Image.fromarray(pixels), orientation))
-            except DECODE_ERRORS as error:
-                raise self._decode_error(index, error) from None
+        with self.open_image(encoded, index) as image, self.name_errors(index):
+            orientation = read_orientation(image, encoded)
+            width, height = (rows, cols) if is_turned(orientation) else (cols, rows)
+            image.draft(None, (round(REDUCING_GAP * width), round(REDUCING_GAP * height)))
+            pixels = _decode_rgb_jpeg(encoded, image) if channels == 3 else None
+            if pixels is None:
+                pixels = _decode_with_pillow(image, orientation, shape)
+            elif orientation != 1:
+                pixels = np.array(turn_upright(Image.fromarray(pixels), orientation))
         return pixels if pixels.shape == shape else _resize(pixels, rows, cols)
 
     def _decode_error(self, index: int, error: Exception) -> UsageError:
-        unknown = isinstance(error, UnidentifiedImageError)  # Pillow's words name an object in memory
-        reason = "it is no image, or its beginning is damaged" if unknown else error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # Pillow's words name an object in memory
+            reason = f"it is no image of a format that is read ({', '.join(FORMATS)}), or its beginning is damaged"
         return UsageError(f"cannot decode {self.names[index]}: {reason}; repair or remove it")
 
 

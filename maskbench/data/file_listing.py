@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import ensure_regular
 
+MAX_DEPTH = 100  # folders within each other
 HIDDEN_FOLDERS = {"__MACOSX", "@eaDir"}  # besides names with a dot: made by macOS in archives, and by a Synology NAS
 OTHER_IMAGES = {  # endings of images that are not read
     ".apng", ".arw", ".avif", ".bpg", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".exr", ".hdr", ".heic", ".heif",
@@ -56,8 +58,9 @@ def list_files(root: Path, suffixes: Set[str], others: Set[str] = OTHER_IMAGES) 
     """List the files below `root` that have one of the suffixes; those with one of `others` are counted.
 
     Raises:
-        UsageError: A file or folder cannot be read, for example because a link points nowhere, or two folders are one
-            and the same, because one is a link to the other.
+        UsageError: A file or folder cannot be read, for example because a link points nowhere, a file that would be
+            read is a pipe or a device, folders lie too deep, or two folders are one and the same, because one is a link
+            to the other.
     """
     found = FileListing(root)
     rows = sorted(_walk(found, Path(), suffixes, others, {}))
@@ -88,6 +91,8 @@ def _walk(
 ) -> Iterator[tuple[Path, int, int]]:
     """Path relative to `root`, bytes and modification time in ns of each file; all else is noted in `found`."""
     root = found.root
+    if len(inner.parts) > MAX_DEPTH:
+        raise UsageError(f"{root} has more than {MAX_DEPTH} folders within each other; give a folder further inside")
     status = _stat(root / inner)
     earlier = seen.setdefault((status.st_dev, status.st_ino), inner)
     if earlier != inner:
@@ -105,6 +110,7 @@ def _walk(
             yield from _walk(found, path, suffixes, others, seen)
         elif suffix in suffixes:
             status = _stat(root / path)
+            _ensure_file(root / path, status)
             yield path, status.st_size, status.st_mtime_ns
         elif entry.is_symlink() and not suffix:
             _stat(root / path)  # it may have led to a folder
@@ -128,6 +134,13 @@ def _stat(path: Path) -> os.stat_result:
     except OSError as error:
         why = f"{error.strerror}: {path.readlink()}" if path.is_symlink() else error.strerror
         raise UsageError(f"cannot read {path}: {why}; bring it back, or remove {path.name}") from None
+
+
+def _ensure_file(path: Path, status: os.stat_result) -> None:
+    try:
+        ensure_regular(status, path)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; remove it") from None
 
 
 def _count_hidden(path: Path, suffixes: Set[str]) -> int:

@@ -15,11 +15,13 @@ import pyarrow
 import torch
 
 from maskbench.data.arrow_columns import class_names, find_image_column, find_label_column, match_classes
+from maskbench.data.classes import number_classes
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import SPLIT_NAMES, EncodedDataset, ImageSource, select_splits
 from maskbench.data.parquet import read_schema
 from maskbench.data.string_table import StringTable
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import ensure_regular
 
 EXPECTED = "a split called train, and one called test or validation"
 
@@ -89,6 +91,7 @@ def _stamp_files(splits: dict[str, Any]) -> list[tuple[str, str, int, int]]:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
+        ensure_regular(status, path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; bring it back") from None
     return status.st_size, status.st_mtime_ns
@@ -123,7 +126,12 @@ def _read_splits(name: str, all_splits: dict[str, Any], label_column: str | None
 
 
 def _schema(rows: Any) -> pyarrow.Schema:
-    return pyarrow.ipc.open_stream(pyarrow.memory_map(rows.cache_files[0]["filename"])).schema
+    file = rows.cache_files[0]["filename"]
+    try:
+        ensure_regular(Path(file).stat(), file)
+        return pyarrow.ipc.open_stream(pyarrow.memory_map(file)).schema
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _read_error(file, error) from None
 
 
 def _feature_names(rows: Any, column: str | None) -> tuple[str, ...] | None:
@@ -139,7 +147,7 @@ def _match_labels(
     known, numbers = match_classes({split: names[split] for split in order}, dict.fromkeys(splits, "numbers"))
     if known is None:
         largest = max(int(images.labels.max()) for images in splits.values())
-        return EncodedDataset(splits, tuple(map(str, range(largest + 1))))
+        return EncodedDataset(splits, number_classes(Path(f"hfds/{name}"), largest + 1))
     matched = {}
     for split, images in splits.items():
         values = images.labels.unique().tolist()
@@ -204,11 +212,19 @@ def _read_labels(batch: pyarrow.RecordBatch, column: str | None, name: str) -> n
 
 def _map_batches(file: str) -> Iterator[tuple[pyarrow.RecordBatch, int]]:
     """The record batches of a memory-mapped Arrow file, and the address of the file's first byte."""
-    mapped = pyarrow.memory_map(file)
-    base = mapped.read_buffer().address
-    mapped.seek(0)
-    for batch in pyarrow.ipc.open_stream(mapped):
-        yield batch, base
+    try:
+        ensure_regular(Path(file).stat(), file)
+        mapped = pyarrow.memory_map(file)
+        base = mapped.read_buffer().address
+        mapped.seek(0)
+        yield from ((batch, base) for batch in pyarrow.ipc.open_stream(mapped))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _read_error(file, error) from None
+
+
+def _read_error(file: str, error: Exception) -> UsageError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+    return UsageError(f"cannot read {file}: {reason}; remove it, and download the data again")
 
 
 def _locate_images(images: pyarrow.StructArray, base: int, arrow_index: int, files: list[str]) -> np.ndarray:

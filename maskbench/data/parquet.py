@@ -25,6 +25,7 @@ from maskbench.data.arrow_columns import (
 from maskbench.data.encoded_images import EncodedImages, EncodedImageWriter
 from maskbench.data.image_source import EncodedDataset, find_labelled_splits
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import ensure_regular
 
 BATCH_ROWS = 64  # read at a time
 
@@ -127,13 +128,15 @@ def _read_labels(file: _File) -> pyarrow.ChunkedArray:
 
 def _open(file: Path) -> Any:
     try:
+        ensure_regular(file.stat(), file)
         return pyarrow.parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError) as error:
         raise _read_error(file, error) from None
 
 
 def _read_error(file: Path, error: Exception) -> UsageError:
-    return UsageError(f"cannot read {file}: {str(error).splitlines()[0]}; download or write it again")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+    return UsageError(f"cannot read {file}: {reason}; download or write it again")
 
 
 def _number_labels(files: list[_File]) -> _Classes:

@@ -63,6 +63,13 @@ def _prepare_images(
 ) -> PreparedDataset:
     if channels not in MODES:
         raise UsageError(f"image files have {', '.join(map(str, MODES))} channels, not {channels}; change --in-chans")
+    for name, split in dataset.splits.items():
+        highest = int(split.labels.max()) if len(split) else 0
+        if dataset.classes and highest >= len(dataset.classes):
+            raise UsageError(
+                f"the split {name} has a label {highest}, and there are {len(dataset.classes)} classes, numbered from "
+                f"0; correct it"
+            )
     surveys = {name: _survey(split) for name, split in sorted(dataset.splits.items())}
     largest = np.concatenate([sizes for sizes, _ in surveys.values()]).max(0)
     rows, cols = (min(int(side), MAX_CANVAS_SCALE * seen) for side, seen in zip(largest, size, strict=True))
@@ -83,7 +90,7 @@ def _survey(images: EncodedImages) -> tuple[np.ndarray, bytes]:
     def read_header(index: int) -> tuple[int, int, bytes]:
         encoded = images.read_bytes(index)
         digest = hashlib.sha256(encoded)
-        with images.open_image(encoded, index) as image:
+        with images.open_image(encoded, index) as image, images.name_errors(index):
             orientation = read_orientation(image, encoded)
             if orientation != 1 or has_alpha(image):  # pixels that are not what the file's values say
                 digest.update(f"upright from {orientation}, on white".encode())

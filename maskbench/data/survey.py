@@ -1,7 +1,6 @@
 """What a data set holds and how it would be read, before any run: files, pixels, sizes, classes, what is wrong."""
 
 import hashlib
-import io
 import tempfile
 import warnings
 from collections import Counter
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from maskbench.data.encoded_images import DECODE_ERRORS, EncodedImages
+from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.image_source import EncodedDataset
 from maskbench.data.load import Labels, find_source
 from maskbench.errors import UsageError
@@ -119,11 +117,10 @@ def _read_facts(images: EncodedImages) -> list[ImageFacts]:
         try:
             encoded = images.read_bytes(index)
             digest = hashlib.blake2b(encoded, digest_size=16).digest()
-            with Image.open(io.BytesIO(encoded)) as image:
+            with images.open_image(encoded, index) as image:
                 kind = f"{image.format}, {image.mode}"
                 facts = ImageFacts(kind, image.height, image.width, getattr(image, "n_frames", 1), digest)
-            images.open_image(encoded, index).close()  # refuses what would be refused
-        except (UsageError, *DECODE_ERRORS) as error:
+        except (UsageError, OSError, SyntaxError, ValueError) as error:
             return ImageFacts("damaged", 0, 0, 1, digest, str(error))
         return facts
 

@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+from maskbench.data.classes import MAX_CLASSES
 from maskbench.data.file_listing import OTHER_IMAGES, is_hidden
 from maskbench.data.image_source import IMAGE_SUFFIXES
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import MIB, open_regular
 
 NO_LABEL = -1
 LABEL_FIELDS = ("cls", "json")
-BLOCK = 512  # bytes; a tar file ends with two blocks of zeros
+BLOCK = 512  # bytes
+END = 2 * BLOCK  # a tar file ends with two blocks of zeros,
+MAX_PADDING = 16 * MIB  # and perhaps more of them, up to a multiple of what its writer writes at once
+MAX_LABEL = MIB  # bytes of a member that holds a label
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ def list_images(shard: Path, shards: Shards) -> Iterator[TarImage]:
     """
     keys: set[str] = set()
     try:
-        with tarfile.open(shard, "r:") as tar:
-            members = (member for member in tar if member.isfile() and not _is_hidden(member.name))
+        with open_regular(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            members = (member for member in _in_order(shard, tar) if not _is_hidden(member.name))
             for key, of_sample in groupby(members, lambda member: _split_name(member.name)[0]):
                 if key in keys:
                     raise UsageError(
@@ -67,9 +72,26 @@ def list_images(shard: Path, shards: Shards) -> Iterator[TarImage]:
                     shards.without_image += 1
                 else:
                     yield image
-            _ensure_whole(shard, tar)
-    except (tarfile.TarError, OSError) as error:
-        raise UsageError(f"cannot read {shard}: {error}; write it again, uncompressed") from None
+            _ensure_whole(shard, tar.offset)
+    except UsageError:
+        raise
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:  # tarfile lets some of a damaged header through
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UsageError(f"cannot read {shard}: {reason}; write it again, uncompressed") from None
+
+
+def _in_order(shard: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members that are files. UsageError where one does not begin behind the one before it, as some damaged
+    headers have it, which would be read again and again, or does not lie in one piece."""
+    end = 0
+    for member in tar:
+        if member.size < 0 or member.offset < end:
+            raise UsageError(f"{shard} is damaged near byte {end}: a member has no sensible size; write it again")
+        end = member.offset_data
+        if member.issparse():
+            raise UsageError(f"{member.name} of {shard} is stored with its gaps left out; write it without --sparse")
+        if member.isfile():
+            yield member
 
 
 def _is_hidden(name: str) -> bool:
@@ -83,14 +105,15 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + key, ending.lower()
 
 
-def _ensure_whole(shard: Path, tar: tarfile.TarFile) -> None:
-    """UsageError where the file does not end after the last member that was found, with zeros alone."""
-    with shard.open("rb") as file:
-        file.seek(tar.offset)
-        mark, rest = file.read(BLOCK), file.read()
-    if len(mark) < BLOCK or any(mark) or any(rest):
-        what = "is cut off or damaged" if any(mark) or not mark else "holds more after its end"
-        raise UsageError(f"{shard} {what} behind byte {tar.offset}; write it again, as one tar file")
+def _ensure_whole(shard: Path, end: int) -> None:
+    """UsageError where the file does not end with zeros alone, two blocks or more, from byte `end` on."""
+    with open_regular(shard) as file:
+        file.seek(end)
+        rest = file.read(MAX_PADDING + 1)
+    if len(rest) < END or any(rest[:BLOCK]):
+        raise UsageError(f"{shard} is cut off or damaged behind byte {end}; write it again, as one tar file")
+    if rest.count(0) < len(rest) or len(rest) > MAX_PADDING:
+        raise UsageError(f"{shard} holds more after its end behind byte {end}; write it again, as one tar file")
 
 
 def _read_sample(
@@ -144,19 +167,29 @@ def _find_label(shard: Path, tar: tarfile.TarFile, key: str, fields: Mapping[str
 
 def _read_label(shard: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
     """The number in a member, or its `label` where it is a JSON object; NO_LABEL where that has none."""
+    if member.size > MAX_LABEL:
+        raise UsageError(f"{member.name} of {shard} has {member.size:,} bytes, too many for a label; shorten it")
     content = tar.extractfile(member)
-    text = b"" if content is None else content.read()
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text[:40].decode(errors="replace")
-    if isinstance(value, dict):
-        value = value.get("label", NO_LABEL)
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal():
-        value = int(value)
+    value = _parse_label(b"" if content is None else content.read())
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageError(
             f"{member.name} of {shard} has the label {str(value)[:40]!r}, where a whole number should be; number the "
             f"classes from 0, with their names in classnames.txt"
         )
+    if value >= MAX_CLASSES:
+        raise UsageError(
+            f"{member.name} of {shard} has a label above {MAX_CLASSES - 1:,}; number the classes from 0, without gaps"
+        )
+    return max(value, NO_LABEL)
+
+
+def _parse_label(text: bytes) -> object:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text[:40].decode(errors="replace")
+    if isinstance(value, dict):
+        value = value.get("label", NO_LABEL)
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 40:
+        value = int(value)
     return value

@@ -32,6 +32,9 @@ def find_source(dataset: str, data_dir: str | None) -> ImageSource:
 def _stamp_files(folder: Path) -> list[tuple[str, int, int]]:
     """Name, bytes and modification time in ns of each file, by which a change is noticed."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
+    for file in files:
+        if not file.is_file() and not file.is_dir():
+            raise UsageError(f"{file} is not a file, but a pipe or a device; remove it, and add --download")
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
@@ -80,3 +83,6 @@ def _open(dataset: str, root: Path, timm_split: str, *, download: bool) -> Any:
         if download:
             raise UsageError(f"cannot download {dataset} to {root}: {reason}; give a path to a local copy") from None
         raise UsageError(f"{dataset} is not in {root}: add --download to `maskbench run`, or give a path") from None
+    except Exception as error:  # of torchvision's readers, whichever a damaged file happens to cause
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{dataset} in {root} is damaged ({reason}); remove it, and add --download") from None

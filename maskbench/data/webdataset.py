@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from maskbench.data.classes import number_classes
 from maskbench.data.encoded_images import EncodedImages
 from maskbench.data.file_listing import list_files, summarise
 from maskbench.data.image_source import EncodedDataset, ImageSource, find_split, select_splits
@@ -17,6 +18,7 @@ from maskbench.data.string_table import StringTable
 from maskbench.data.tar_samples import NO_LABEL, Shards, list_images
 from maskbench.data.unknown_layouts import describe_file
 from maskbench.errors import UsageError
+from maskbench.runtime.regular_files import MIB, read_regular
 
 PREFIX = "wds/"
 SHARD = {".tar"}
@@ -77,9 +79,11 @@ def _read_class_names(root: Path, count: int) -> tuple[str, ...]:
     """The lines of CLASS_NAMES, at least `count`; without that file "0", "1", ..."""
     file = root / CLASS_NAMES
     if not file.exists():
-        return tuple(map(str, range(count)))
-    try:
-        lines = file.read_text(encoding="utf-8-sig").rstrip().split("\n")  # some editors begin with a byte-order mark
+        return number_classes(root, count)
+    try:  # some editors begin with a byte-order mark
+        lines = read_regular(file, 64 * MIB).decode("utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}; bring it back, or remove it") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from None
     names = tuple(line.removesuffix("\r") for line in lines)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from maskbench.runs.reporter import Reporter, Terminal
 from maskbench.runs.status import Status, read_status
+from maskbench.runtime.escaping import escape_control
 
 UPDATE_EVERY_S = 2.0
 
@@ -20,9 +21,9 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
     def __init__(self, reporter: Reporter, total: int) -> None:
         console = reporter.console if isinstance(reporter, Terminal) else None
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeRemainingColumn(compact=True),
         ]
         is_shown = console is not None and console.is_terminal
@@ -57,7 +58,7 @@ class ProgressBars(AbstractContextManager["ProgressBars"]):
     def _update_bar(self, status: Status) -> None:
         if status.run_id not in self.bars:
             self.bars[status.run_id] = self.progress.add_task(status.run_id, total=None, words="")
-        words = " ".join([status.note, *status.where.split()[-1:]])
+        words = escape_control(" ".join([status.note, *status.where.split()[-1:]]))
         self.progress.update(
             self.bars[status.run_id], completed=status.step or 0, total=status.steps or None, words=words
         )

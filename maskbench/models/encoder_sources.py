@@ -7,16 +7,12 @@ maskbench.models.weight_formats.
 import difflib
 import re
 import shlex
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -26,6 +22,7 @@ from maskbench.core.grid import Grid
 from maskbench.errors import UsageError, unknown_name
 from maskbench.models.encoder import timm_arguments
 from maskbench.models.pretrained import PretrainedEncoder, describe_timm_model, load_weights
+from maskbench.models.weight_files import read_safetensors, read_torch_file
 from maskbench.models.weight_formats import (
     convert_to_timm,
     ensure_finite,
@@ -35,6 +32,7 @@ from maskbench.models.weight_formats import (
     list_some,
     unwrap_state,
 )
+from maskbench.models.weight_shapes import ensure_float
 from maskbench.record import EXTERNAL, RunRecord, UnreadableRecord, locate_record, read_record
 
 DIMENSIONS = {"pos_embed": 3, "reg_token": 3, "patch_embed.proj.weight": 4, "blocks.0.mlp.fc1.weight": 2}
@@ -54,6 +52,7 @@ def read_encoder(source: str) -> PretrainedEncoder:
             transformer with absolute positions, and for weights that are not finite.
     """
     encoder = _read_encoder(source)
+    ensure_float(source, encoder.state)
     ensure_finite(source, encoder.state)
     return encoder
 
@@ -114,10 +113,7 @@ def read_encoder_weights(run: Path) -> dict[str, Tensor]:
             f"{run} is of a finished run, but its encoder.safetensors is not here: weights are not shipped with "
             f"records; copy the file, or make it again: maskbench rerun {shlex.quote(str(run))}"
         )
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); copy it again, or repeat the run with --force") from None
+    return read_safetensors(path)[0]
 
 
 def grid_from_arguments(arguments: Mapping[str, Any]) -> Grid:
@@ -218,12 +214,7 @@ def _read_timm(name: str) -> PretrainedEncoder:
 
 
 def _read_safetensors(path: Path) -> PretrainedEncoder:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be read as safetensors ({error}); copy it again") from None
+    state, metadata = read_safetensors(path)
     if metadata.get("model", "").startswith('{"name": '):  # as maskbench writes it
         model, data = (_read_header(path, metadata.get(key, "{}")) for key in ("model", "dataset"))
         check_recorded_model(path, model)
@@ -243,7 +234,7 @@ def _read_header(path: Path, text: str) -> Any:
 
 
 def _read_checkpoint(path: Path) -> PretrainedEncoder:
-    content = _unpickle(path)
+    content = read_torch_file(path)
     if not isinstance(content, Mapping):
         raise UsageError(f"{path} holds a {type(content).__name__}, no weights by name; save the model's state dict")
     return _from_weights(path, *unwrap_state(content))
@@ -259,24 +250,3 @@ def _from_weights(path: Path, content: Mapping[Any, Any], part: str | None) -> P
         f"patches of {grid.patch} pixels"
     )
     return PretrainedEncoder(path.stem, state, grid, part, heads=heads, assumed=assumed)
-
-
-def _unpickle(path: Path) -> Any:
-    """What a torch checkpoint holds, read without executing anything in it.
-
-    argparse.Namespace, which MAE and DINO put beside their weights, only holds values: it is allowed.
-    """
-    try:
-        with torch.serialization.safe_globals([Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file of another kind makes torch raise KeyError, EOFError and many more
-        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, UnpicklingError) else None
-        if forbidden is None:
-            raise UsageError(
-                f"{path} cannot be read as a torch checkpoint ({type(error).__name__}): it is cut off, or another kind "
-                "of file; copy it again, or give .safetensors"
-            ) from None
-        raise UsageError(
-            f"{path} needs {forbidden[1]} to be unpickled, which can run anything; only tensors, plain data and "
-            "argparse.Namespace are read: if you trust the file, save its state dict alone and give that"
-        ) from None

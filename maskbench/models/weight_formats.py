@@ -17,6 +17,7 @@ from torch import Tensor
 
 from maskbench.core.grid import Grid
 from maskbench.errors import UsageError
+from maskbench.models.weight_shapes import ensure_convertible, ensure_fitting_shapes
 
 AVERAGED = ("target_encoder", "teacher", "student")  # copies of one network, the one meant first
 WRAPPERS = (*AVERAGED, "model", "SiT_model", "state_dict", "module", "encoder")  # in order of preference
@@ -71,6 +72,7 @@ def convert_to_timm(source: object, content: Mapping[Any, Any]) -> dict[str, Ten
             f"{source} holds no vision transformer in a known format: "
             f"no patch_embed.proj.weight, but {list_some(content) or 'nothing'}"
         )
+    ensure_convertible(source, state)
     state = _use_dinov2_names(source, _use_timm_names(state))
     ensure_last_norm(source, state)
     unknown = [name for name in others if not USELESS.match(name)]
@@ -82,6 +84,8 @@ def convert_to_timm(source: object, content: Mapping[Any, Any]) -> dict[str, Ten
         raise UsageError(
             f"{source} is no whole timm VisionTransformer with absolute positions: no {list_some(missing)}"
         )
+    if state["patch_embed.proj.weight"].ndim == 4:  # `infer_square_grid` names another way of embedding patches
+        ensure_fitting_shapes(source, state)
     return state
 
 

@@ -1,16 +1,20 @@
 """A run's last two checkpoints: whole or not there, checked when read, plain tensors and values inside."""
 
+import errno
 import hashlib
 import io
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from maskbench.errors import UsageError
 from maskbench.runtime.atomic_files import write_atomically
+from maskbench.runtime.regular_files import MIB, read_regular
+from maskbench.runtime.torch_archives import ensure_own_storage, ensure_plain_archive
 
+MAX_BYTES = 2**17 * MIB  # of a checkpoint: 11 billion weights with their optimizer
 DIGEST = 64  # hexadecimal places of a SHA-256
 
 
@@ -34,10 +38,13 @@ class Checkpoints:
 
     def load(self, note: Callable[[str], None]) -> dict[str, Any] | None:
         """The newest content that is whole, on CPU; None where there is none. Damaged files are named and removed, so
-        that the next `save` does not push out a whole one to keep a damaged one."""
+        that the next `save` does not push out a whole one to keep a damaged one. UsageError for a folder of this name,
+        which stays."""
         for path in (self.newest, self.previous):
+            if path.is_dir():
+                raise UsageError(f"{path} is a folder, where a checkpoint should be; move it away")
             try:
-                return unseal(path.read_bytes())
+                return unseal(_read(path))
             except FileNotFoundError:
                 continue
             except Damaged as error:
@@ -49,6 +56,15 @@ class Checkpoints:
         """Both, where there are any."""
         for path in (self.newest, self.previous):
             path.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, MAX_BYTES)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EFBIG):
+            raise Damaged(error.strerror) from None
+        raise
 
 
 def seal(content: dict[str, Any]) -> memoryview:
@@ -65,12 +81,16 @@ def seal(content: dict[str, Any]) -> memoryview:
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-    """What `seal` was given. Damaged unless every byte is as it was."""
+    """What `seal` was given. Damaged unless every byte is as it was, and holds tensors and plain values alone."""
     archive, digest = memoryview(data)[:-DIGEST], data[-DIGEST:]
     if hashlib.sha256(archive).hexdigest().encode() != digest:
         raise Damaged("its checksum does not match")
     try:
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise Damaged(str(error).partition("\n")[0]) from None
+        ensure_plain_archive(io.BytesIO(data))
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        ensure_own_storage(content)
+    except Exception as error:  # of torch and pickle, whichever a file that was sealed by somebody else causes
+        raise Damaged(str(error).partition("\n")[0][:200] or type(error).__name__) from None
+    if not isinstance(content, dict):
+        raise Damaged(f"it holds a {type(content).__name__}")
     return content

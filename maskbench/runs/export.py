@@ -1,6 +1,7 @@
 """A run's encoder as a folder that timm loads without maskbench: weights, timm's config.json, and a model card."""
 
 import json
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from maskbench._version import __version__
+from maskbench.analysis.predictions import UnreadablePredictions, read_predictions
+from maskbench.analysis.results import count_test_images
 from maskbench.config.plain_files import MAX_HEADER, NotPlain, parse_json, read_regular_file
 from maskbench.errors import UsageError
 from maskbench.models.encoder_sources import grid_from_arguments, read_finished_run
@@ -19,6 +22,7 @@ from maskbench.models.weight_formats import infer_arguments
 from maskbench.record import RunRecord, locate_record
 from maskbench.runs.artifacts import ensure_writable
 from maskbench.runtime.atomic_files import write_atomically
+from maskbench.runtime.escaping import as_keyword_arguments, as_yaml, code_span, escape_markdown
 
 OURS = "maskbench"  # the key of config.json by which a folder is known to be an export, and of which run
 
@@ -42,7 +46,7 @@ def export(run: Path, output: Path | None = None) -> Path:
     write_atomically(folder / "config.json", json.dumps(timm_config(record), indent=1) + "\n")
     weights = as_safetensors(state, {"format": "pt", "run_id": record.run_id, **about})
     write_atomically(folder / "model.safetensors", weights)
-    write_atomically(folder / "README.md", model_card(record, state, _classes(run)))
+    write_atomically(folder / "README.md", model_card(record, state, _classes(record, run)))
     return folder
 
 
@@ -72,23 +76,39 @@ def timm_config(record: RunRecord) -> dict[str, Any]:
 def model_card(record: RunRecord, state: dict[str, Tensor], classes: int | None) -> str:
     """README.md. classes: how many the test images have, None where that is not known."""
     template = resources.files("maskbench.templates").joinpath("model-card.md.jinja").read_text()
-    environment = jinja2.Environment(  # Markdown: nothing to escape
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, _Source) else escape_markdown(str(value)),
     )
+    environment.filters |= {"yaml": lambda text: _Source(as_yaml(text)), "code": lambda text: _Source(code_span(text))}
     grid = grid_from_arguments(record.model["arguments"])
     return environment.from_string(template).render(
         record=record,
         grid=grid,
         model=infer_arguments(state, grid.size),
-        arguments=", ".join(f"{key}={value!r}" for key, value in record.model["arguments"].items()),
+        call=_Source(f"timm.create_model({', '.join([json.dumps(record.model['name']), *_arguments(record)])})"),
         classes=classes,
         epochs=record.curve[-1]["epoch"] if record.curve else 0,
         origin=_origin(record),
         probed=record.dataset.get("probed", record.dataset),
-        metrics=tabulate(_metrics(record), ("metric", "value", "protocol"), tablefmt="pipe", disable_numparse=True),
+        metrics=_Source(
+            tabulate(_metrics(record), ("metric", "value", "protocol"), tablefmt="pipe", disable_numparse=True)
+        ),
         costs=_costs(record),
         version=__version__,
     )
+
+
+class _Source(str):
+    """Text of the card that is Markdown, YAML or Python already; all other text is escaped for Markdown."""
+
+
+def _arguments(record: RunRecord) -> list[str]:
+    arguments = as_keyword_arguments(record.model["arguments"])
+    return [arguments] if arguments else []
 
 
 def _free(folder: Path, run_id: str) -> bool:
@@ -108,16 +128,19 @@ def _moments(record: RunRecord) -> dict[str, list[float]]:
     return {key: record.dataset[key] for key in ("mean", "std")}
 
 
-def _classes(run: Path) -> int | None:
-    path = run / "predictions.npz"
-    if not path.exists():
+def _classes(record: RunRecord, run: Path) -> int | None:
+    try:
+        stored = read_predictions(run / "predictions.npz", count_test_images(record))
+    except FileNotFoundError:
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        return len(np.unique(stored["labels"]))
+    except UnreadablePredictions as error:
+        warnings.warn(f"skipped {error}", stacklevel=2)
+        return None
+    return len(np.unique(stored["labels"]))
 
 
 def _origin(record: RunRecord) -> dict[str, str]:
-    """What the encoder comes from."""
+    """What the encoder comes from; components as Markdown."""
     config, data = record.config, record.dataset
     return {
         "strategy": _component(record.strategy),
@@ -134,7 +157,8 @@ def _origin(record: RunRecord) -> dict[str, str]:
 
 
 def _component(about: dict[str, Any]) -> str:
-    return f"{about['name']}, version {about['version']}: `{json.dumps(about['parameters'])}`"
+    name = escape_markdown(f"{about['name']}, version {about['version']}: ")
+    return _Source(name + code_span(json.dumps(about["parameters"])))
 
 
 def _metrics(record: RunRecord) -> list[tuple[str, str, str]]:
@@ -143,7 +167,8 @@ def _metrics(record: RunRecord) -> list[tuple[str, str, str]]:
     for name, value in record.metrics.items():
         if not name.startswith("cost/"):
             probes = [probe for probe in record.protocols if probe in name.split("/")]
-            rows.append((name, f"{value:.4g}", ", ".join(f"{probe} v{record.protocols[probe]}" for probe in probes)))
+            protocols = ", ".join(f"{probe} v{record.protocols[probe]}" for probe in probes)
+            rows.append((escape_markdown(name), f"{value:.4g}", escape_markdown(protocols)))
     return rows
 
 

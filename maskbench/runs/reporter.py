@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from maskbench.runtime.escaping import escape_control, escape_lines
+
 if TYPE_CHECKING:
     from maskbench.data.splits import Splits
     from maskbench.record import RunRecord
@@ -57,12 +59,12 @@ class Terminal(Reporter):
         self._label = ""
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(escape_lines(text), markup=False)
 
     def begin(self, plan: "Plan", splits: "Splits", steps: int) -> None:
         train = plan.config.train
         self._label, self._batch, self._epochs = (
-            f"{plan.label} s{plan.config.seed}",
+            escape_control(f"{plan.label} s{plan.config.seed}"),
             train.batch_size,
             train.epochs,
         )
@@ -78,9 +80,9 @@ class Terminal(Reporter):
         if not (self.bar and self.console.is_terminal):
             return
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,

@@ -10,6 +10,7 @@ import torch
 from maskbench.config.settings import LATER_SETTINGS
 from maskbench.errors import UsageError
 from maskbench.runs.checkpoint import Checkpoints
+from maskbench.runs.checkpoint_schema import Unfitting, ensure_content, load_state
 from maskbench.runs.plugin_sources import changed_plugins
 from maskbench.runtime.collectives import run_on_rank0
 from maskbench.runtime.hardware import peak_memory_mib
@@ -20,6 +21,7 @@ from maskbench.training.train_state import TrainState
 FORMAT = 1  # of a checkpoint: raise it when what it holds changes
 # Settings that may have another value when a run is resumed.
 MAY_DIFFER = ("output", "system.device", "system.workers", "data.data_dir", "data.memory_gib", "train.accumulate")
+LONGEST = 80  # letters of a value in a message
 MOVED = "resumed elsewhere"  # how a warning begins
 MACHINE = ("versions", "cpu", "gpu", "device", "threads", "processes")  # what of the environment moves the last digits
 
@@ -98,6 +100,10 @@ class ResumeState:
             return False
         if content.get("format") != FORMAT:
             raise UsageError(f"{checkpoints.newest} was written by another version of maskbench; --force starts afresh")
+        try:
+            ensure_content(content)
+        except Unfitting as error:
+            raise self._refusal(checkpoints, error) from None
         known = flatten(self.identity)
         later = {path: usual for path, usual in LATER_SETTINGS.items() if path in known}
         before = {**later, **flatten(content["identity"])}
@@ -113,7 +119,12 @@ class ResumeState:
                 f"{checkpoints.newest} is of other code of {', '.join(changed)}; --force starts afresh, or bring the "
                 f"former code back, or choose another --output"
             )
-        self.state.load_state_dict(content["state"])
+        try:
+            load_state(self.state, content["state"])
+        except Unfitting as error:
+            raise self._refusal(checkpoints, error) from None
+        if not self.is_finite():
+            raise self._refusal(checkpoints, Unfitting("it has weights that are not finite"))
         self.watch.load_state_dict(content["watch"])
         self.warnings |= dict.fromkeys(content["warnings"])
         self.interruptions = content["interruptions"] + 1
@@ -125,12 +136,15 @@ class ResumeState:
             self.warnings[f"{MOVED}, so the last digits may differ: {'; '.join(moved)}"] = None
         return True
 
+    def _refusal(self, checkpoints: Checkpoints, error: Unfitting) -> UsageError:
+        return UsageError(f"{checkpoints.newest} cannot be resumed: {error}; --force starts afresh")
+
 
 def list_differences(here: Mapping[str, Any], there: Mapping[str, Any], but: tuple[str, ...] = ()) -> list[str]:
     """ "a.b is 1 here, 2 there" for every value, by its dotted path, that is not the same in both."""
     ours, theirs = flatten(here), flatten(there)
     return [
-        f"{path} is {ours.get(path)} here, {theirs.get(path)} there"
+        f"{path[:LONGEST]} is {str(ours.get(path))[:LONGEST]} here, {str(theirs.get(path))[:LONGEST]} there"
         for path in sorted(ours.keys() | theirs.keys())
         if ours.get(path) != theirs.get(path) and path not in but
     ]

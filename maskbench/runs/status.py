@@ -5,7 +5,6 @@ From their files alone, so any machine that sees the folder can tell.
 
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from maskbench.errors import UsageError
 from maskbench.record import UnreadableRecord, read_record_of_run, results_folders_below
 from maskbench.runs.lease import Holder, read_holder
 from maskbench.runs.live_status import PROGRESS, TICKET, Ticket, read_progress, read_ticket
+from maskbench.runtime.escaping import print_message
 from maskbench.runtime.slurm_queue import Job, jobs_in_queue
 
 State = Literal["running", "queued", "interrupted", "failed", "done"]
@@ -105,7 +105,7 @@ def _read(read: Callable[[Path], T | None], folder: Path, name: str) -> T | None
     try:
         return read(folder)
     except NotPlain as reason:
-        print(f"maskbench: skipped {folder / name}: {reason}", file=sys.stderr)
+        print_message(f"skipped {folder / name}: {reason}")
         return None
 
 

@@ -1,6 +1,8 @@
 """Columns of Parquet files, tar shards and the library datasets in docs/data.md: each row of the tables is a test."""
 
 import json
+import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ COLUMNS: dict[str, Builder] = {}
 SHARDS: dict[str, Builder] = {}
 HUB: dict[str, Builder] = {}
 STRUCT = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+BLOCK = 512  # bytes of a tar file
 NAMES = ["cat", "dog", "emu"]
 
 
@@ -152,8 +155,11 @@ shards("`0.cls` and another number in `0.json`", samples(png=png, cls=lambda _: 
 shards("`0.avif` alone", samples(avif=png, cls=label))
 shards("unsorted members", samples(png=png) + samples(cls=label))
 shards("a member twice", [("0.png", png(0)), ("0.png", png(0))])
+shards("a label above 999,999", samples(png=png, cls=lambda n: b"999999999999" if n == 3 else label(n)),
+       samples(png=png, json=lambda _: b'{"label": ' + b"9" * 999 + b"}"))  # fmt: skip
+shards("a label of more than 1 MiB", samples(png=png, json=lambda _: b"[" * (2**20 + 1)))
 shards("a label that is text, a list or a fraction",
-       *(samples(png=png, cls=lambda _, content=content: content) for content in (b"cat", b"[1]", b"1.5")),
+       *(samples(png=png, cls=lambda _, content=content: content) for content in (b"cat", b"[1]", b"1.5", b"[" * 9999)),
        samples(png=png, json=lambda _: b'{"label": [1]}'))  # fmt: skip
 
 
@@ -188,12 +194,37 @@ def _compressed(root: Path) -> Iterator[Form]:
     yield Form(write_shards(root, PLAIN), IN_ORDER)
 
 
-@form(SHARDS, "cut off")
+@form(SHARDS, "cut off, also between two members, or without the two blocks of zeros at the end")
 def _cut_off(root: Path) -> Iterator[Form]:
-    for number, word in enumerate((b"3.png", b"4.cls")):  # between two members, and within one
+    for number, blocks in enumerate((-4, -2, 0, 1)):
         dataset, shard = write_shards(root / str(number), PLAIN), root / str(number) / "train.tar"
-        shard.write_bytes(shard.read_bytes()[: shard.read_bytes().index(word) + 700 * number])
+        with tarfile.open(shard) as tar:
+            end = tar.getmembers()[-1].offset_data + BLOCK  # the last label is in one block
+        os.truncate(shard, end + blocks * BLOCK)
         yield Form(dataset)
+
+
+@form(SHARDS, "damaged headers")
+def _damaged_headers(root: Path) -> Iterator[Form]:
+    for number, header in enumerate((b"3.png\0", b"ustar")):
+        dataset, shard = write_shards(root / str(number), PLAIN), root / str(number) / "train.tar"
+        content = shard.read_bytes()
+        position = content.rindex(header)
+        shard.write_bytes(content[:position] + b"\xff" * 9 + content[position + 9 :])
+        yield Form(dataset)
+    dataset, shard = write_shards(root / "within", PLAIN), root / "within" / "train.tar"
+    os.truncate(shard, shard.read_bytes().index(b"4.cls") + 700)
+    yield Form(dataset)
+
+
+@form(SHARDS, "a member with its gaps left out (`tar --sparse`)")
+def _sparse(root: Path) -> Iterator[Form]:
+    dataset = write_shards(root, PLAIN)
+    with tarfile.open(root / "train.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        member = tarfile.TarInfo("0.png")
+        member.type = tarfile.GNUTYPE_SPARSE
+        tar.addfile(member)
+    yield Form(dataset)
 
 
 @form(SHARDS, "joined with `cat`")
@@ -246,6 +277,14 @@ def _lists(root: Path) -> Iterator[Form]:
 @form(HUB, "a split without rows")
 def _no_rows(root: Path) -> Iterator[Form]:
     yield Form(write_hub(root / "hub", {"train": IN_ORDER, "test": pyarrow.array([], pyarrow.int64())}))
+
+
+@form(HUB, "damaged Arrow files")
+def _damaged_arrow(root: Path) -> Iterator[Form]:
+    for number, cut in enumerate((0, 100, 400)):
+        dataset = write_hub(root / str(number), {"train": IN_ORDER, "test": IN_ORDER})
+        os.truncate(root / str(number) / "train.arrow", cut)
+        yield Form(dataset)
 
 
 @form(HUB, "files of a folder that order their classes differently")

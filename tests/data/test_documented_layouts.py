@@ -1,5 +1,6 @@
 """Layouts of docs/data.md: each row of the table is a test."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,26 @@ def _both_unlabelled(root: Path) -> Iterator[Form]:
 def _empty_class(root: Path) -> Iterator[Form]:
     (folders(root) / "train" / "notes").mkdir()
     yield Form(root, test=[0, 1, 2])
+
+
+@form(LAYOUTS, "a pipe or a device, or a link to one")
+def _pipe(root: Path) -> Iterator[Form]:
+    pipe = folders(root / "pipe") / "train" / "cat" / "9.png"
+    os.mkfifo(pipe)
+    yield Form(root / "pipe")
+    (folders(root / "device") / "train" / "cat" / "9.png").symlink_to("/dev/zero")
+    yield Form(root / "device")
+    write_tar(root / "shards" / "train.tar", [("0.png", png(0))])
+    os.mkfifo(root / "shards" / "classnames.txt")
+    yield Form(f"wds/{root / 'shards'}")
+    os.mkfifo(root / "shards" / "test.tar")
+    yield Form(f"wds/{root / 'shards'}")
+
+
+@form(LAYOUTS, "more than 100 folders within each other")
+def _deep(root: Path) -> Iterator[Form]:
+    root.joinpath(*"x" * 102).mkdir(parents=True)
+    yield Form(folders(root))
 
 
 @form(LAYOUTS, "classes `Cat` and `cat`")

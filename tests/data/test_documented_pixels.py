@@ -1,6 +1,7 @@
 """File types and pixels of docs/data.md: each row of the tables is a test."""
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -98,6 +99,19 @@ def _damaged(root: Path) -> Iterator[Form]:
     for number, content in enumerate((b"no image", png(0)[:200], b"")):
         write(folders(root) / "train" / "cat" / f"9{number}.png", content)
     yield Form(root)
+
+
+@form(FILES, "another format with one of these endings, e.g. PostScript")
+def _other_format(root: Path) -> Iterator[Form]:
+    for kind in ("EPS", "PDF", "TGA", "ICO"):
+        yield Form(with_image(root / kind, "0.png", saved(picture(9), kind)))
+
+
+@form(FILES, "more than 256 MiB")
+def _large(root: Path) -> Iterator[Form]:
+    dataset = with_image(root, "0.png", png(0))
+    os.truncate(dataset / "train" / "dog" / "0.png", 2**28 + 1)  # takes no room on the disk
+    yield Form(dataset)
 
 
 def pixels(name: str, image: Image.Image, expected: np.ndarray, kind: str = "PNG", **how: Any) -> None:

@@ -1,6 +1,7 @@
 """Encoders from elsewhere: every layout gives timm's tokens, whatever is no plain vision transformer one line."""
 
 import os
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from maskbench.errors import UsageError
 from maskbench.models.encoder import Encoder, build_encoder
 from maskbench.models.encoder_sources import read_encoder
 from maskbench.models.pretrained import PretrainedEncoder, load_weights, model_settings
+from maskbench.models.weight_files import read_safetensors, read_torch_file
 from maskbench.record import RunRecord
 from maskbench.runs.plan import make_plan
 from maskbench.runs.run import run
@@ -475,6 +477,42 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda state: {**state, "patch_embed.proj.weight": torch.ones(32, 3, 4, 8)},
         "embeds its patches by 32 x 3 x 4 x 8 weights",
     ),
+    "a block far away": (
+        lambda state: {**state, "blocks.999.norm1.weight": torch.ones(32)},
+        "has a block 999 and no block 2; give a whole encoder",
+    ),
+    "a block farther away": (
+        lambda state: {**state, "blocks.99999999.norm1.weight": torch.ones(32)},
+        "no plain timm VisionTransformer has: blocks.99999999.norm1.weight",
+    ),
+    "whole numbers": (
+        lambda state: {**state, "norm.weight": torch.ones(32, dtype=torch.int64)},
+        "has norm.weight as int64, where numbers of 16, 32 or 64 bits should be",
+    ),
+    "complex numbers": (
+        lambda state: {**state, "norm.weight": torch.ones(32, dtype=torch.complex64)},
+        "has norm.weight as complex64",
+    ),
+    "a block of another width": (
+        lambda state: {**state, "blocks.1.mlp.fc2.weight": torch.ones(24, 128)},
+        "has blocks.1.mlp.fc2.weight of the shape 24 x 128, which no vision transformer has; copy it again",
+    ),
+    "flat positions": (lambda state: {**state, "pos_embed": torch.ones(17 * 32)}, "has pos_embed of the shape 544,"),
+    "a class token of another width": (
+        lambda state: {**state, "cls_token": torch.ones(1, 1, 31), "register_tokens": torch.ones(1, 2, 32)},
+        "of the shape 1 x ., which|of the shape 1 x 17 x 32|of the shape 1 x 1 x 31",
+    ),
+    "no width": (
+        lambda state: {name: value.new_zeros([0] * value.ndim) for name, value in state.items()},
+        "of the shape 0",
+    ),
+    "a single number": (lambda state: {**state, "patch_embed.proj.weight": torch.tensor(1.0)}, "the shape a single"),
+    "more than it has": (
+        lambda state: {**state, "norm.weight": torch.ones(1).expand(2**40)},
+        r"cannot be read as a torch checkpoint \(it has a tensor that is not as large as it says\)",
+    ),
+    "sparse": (lambda state: {**state, "norm.weight": torch.ones(32).to_sparse()}, "be read as a torch checkpoint"),
+    "without data": (lambda state: {**state, "norm.weight": torch.ones(32, device="meta")}, "tensor that is not as la"),
     "patches as vectors": (
         lambda state: {**state, "patch_embed.proj.weight": torch.ones(32, 48)},
         "embeds its patches by 32 x 48 weights",
@@ -489,6 +527,25 @@ def test_what_is_no_plain_vision_transformer_is_refused(what: str, tmp_path: Pat
     with pytest.raises(UsageError, match=message) as refused:
         read_encoder(str(tmp_path / "weights.pth"))
     assert "\n" not in str(refused.value) and "weights.pth" in str(refused.value)
+
+
+def test_a_file_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    """torch stores tensors as they are; compressed zeros would fill the memory before anything is looked at."""
+    torch.save(tiny_vit().state_dict(), tmp_path / "whole.pth")
+    path = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(UsageError, match=r"packed.pth cannot be read as a torch checkpoint \(it is compressed"):
+        read_encoder(str(path))
+    for name in ("pipe.pth", "pipe.safetensors"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(UsageError, match="no file or folder"):
+            read_encoder(str(tmp_path / name))
+    with pytest.raises(UsageError, match=r"pipe.pth cannot be read as a torch checkpoint \(it is a pipe, not a file\)"):
+        read_torch_file(tmp_path / "pipe.pth")
+    with pytest.raises(UsageError, match=r"cannot be read as safetensors \(it is a pipe, not a file\); copy it again"):
+        read_safetensors(tmp_path / "pipe.safetensors")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """An exported encoder: timm alone loads it, to the same features, and the card says what it is."""
 
+import ast
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import yaml
 
 import maskbench as library
 from maskbench.core.grid import Grid
@@ -101,6 +103,29 @@ def test_the_card_says_what_it_is(done: tuple[RunRecord, Path], tmp_path: Path) 
     assert "no general-purpose" in card and "None is given here" in card
     assert "images seen: 64" in card
     assert str(folder) not in card and "\n\n\n" not in card
+
+
+def test_the_card_of_a_hostile_record_is_text(done: tuple[RunRecord, Path], tmp_path: Path) -> None:
+    """Names and settings bring no Markdown, YAML or Python of their own."""
+    record, folder = done
+    odd = "x\n---\n<script>alert(1)</script> `| [a](b)"
+    strategy = {"name": odd, "version": 1, "parameters": {"fill": "```\n" + odd}}
+    arguments = {**record.model["arguments"], "global_pool": '"); import os; os.abort(#', "a=b": 1}
+    changes = {"strategy": strategy, "warnings": [odd], "dataset": {**record.dataset, "name": odd}}
+    hostile = record.model_copy(update={**changes, "model": {**record.model, "arguments": arguments}})
+    card = exporting.model_card(hostile, read_encoder(str(folder)).state, None)
+    front, text = card.split("\n---\n", 1)
+    assert yaml.safe_load(front.removeprefix("---\n"))["tags"] == ["timm", "maskbench", odd]
+    without_code = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text.replace("\\`", ""), flags=re.DOTALL)
+    assert "\n---\n" not in text and not re.search(r"<[A-Za-z/!?]|\]\(", without_code)
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2 == text.count("```python")
+    calls = [node for node in ast.walk(ast.parse(blocks[1])) if isinstance(node, ast.Call)]
+    (call,) = [call for call in calls if ast.unparse(call.func) == "timm.create_model"]
+    given = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+    (others,) = [ast.literal_eval(word.value) for word in call.keywords if word.arg is None]
+    assert given | others == arguments
+    assert {ast.unparse(call.func) for call in calls} == {"timm.create_model", "model.load_state_dict", "load_file"}
 
 
 def test_the_config_is_what_the_probes_saw(done: tuple[RunRecord, Path], tmp_path: Path) -> None:

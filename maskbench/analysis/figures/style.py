@@ -38,6 +38,7 @@ RC = {
     "ytick.major.width": 0.6,
     "lines.linewidth": 1.0,
     "lines.markersize": 4,
+    "text.parse_math": False,  # labels come from records, where a $ is a $
     "svg.hashsalt": "maskbench",
     "svg.fonttype": "none",
     "savefig.dpi": 200,
