@@ -241,7 +241,9 @@ def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^cannot read gone.png: No such file or directory; bring it back$"):
         images.decode(0, (12, 12, 3))
     (tmp_path / "gone.png").write_bytes(b"nothing")
-    with pytest.raises(UsageError, match=r"^cannot decode gone.png: it is no image of a format that is read[^;]*; repair or remove it$"):
+    with pytest.raises(
+        UsageError, match=r"^cannot decode gone.png: it is no image of a format that is read[^;]*; repair or remove it$"
+    ):
         images.decode(0, (12, 12, 3))
 
 
