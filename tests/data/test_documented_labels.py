@@ -87,6 +87,18 @@ def _boolean(root: Path) -> Iterator[Form]:
     yield Form(root, [0, 1] * 3, [0, 1] * 3)
 
 
+@form(COLUMNS, "damaged names of classes in the metadata")
+def _damaged_names(root: Path) -> Iterator[Form]:
+    feature = '{"info": {"features": {"label": {"names": %s}}}}'
+    for number, text in enumerate((feature[:9], feature % "[1, 2]", feature % '"cat"', "[1]", "[" * 100_000)):
+        for split in ("train", "test"):
+            path = root / str(number) / f"{split}.parquet"
+            write_table(path)
+            table = pyarrow.parquet.read_table(path).replace_schema_metadata({"huggingface": text})
+            pyarrow.parquet.write_table(table, path)
+        yield Form(root / str(number))
+
+
 @form(COLUMNS, "labels of `test` all negative: `val` is the test set")
 def _withheld(root: Path) -> Iterator[Form]:
     write_table(root / "train.parquet")

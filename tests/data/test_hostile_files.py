@@ -88,6 +88,20 @@ def test_a_tar_member_that_says_it_ends_before_it_begins_is_read_once(tmp_path: 
         list(list_images(shard, Shards()))
 
 
+@pytest.mark.parametrize("error", [EOFError(), ValueError("magic number"), AssertionError(), KeyError("data")])
+def test_damaged_files_of_torchvision_are_one_line(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An EOFError would pass for Ctrl-C on the command line."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("timm.data.create_dataset", refuse)
+    with pytest.raises(UsageError, match=r"torch/mnist in .* is damaged \(.+\); remove it, and add --download"):
+        data.load_dataset("torch/mnist", (12, 12), 3, data_dir=str(tmp_path))
+
+
 def test_an_image_that_became_a_pipe_is_named(tmp_path: Path) -> None:
     """As it may while images are streamed, long after they were listed."""
     os.mkfifo(tmp_path / "pipe")
