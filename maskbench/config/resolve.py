@@ -71,7 +71,7 @@ def merge(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
         if rest:
             merged[key] = merge(_section(merged, key, path), {rest: value})
         elif key in _SECTIONS and not isinstance(value, Mapping | Section):
-            raise UsageError(f"{key} is a section of settings; name one of them, as in {key}.NAME=VALUE")
+            raise UsageError(f"{key}={quoted(value)} should be a mapping of settings; name one, as in {key}.NAME=VALUE")
         elif key in ("strategy", "objective"):
             merged[key] = _replace_component(parse_one_spec(merged.get(key)), parse_one_spec(value))
         elif (

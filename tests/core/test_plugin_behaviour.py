@@ -145,14 +145,14 @@ def test_a_worker_that_ends_at_once_leaves_a_failed_record(tmp_path: Path) -> No
     assert read_record(record_of(tmp_path)).status == "complete", "a failed run is tried again"
 
 
-@pytest.mark.parametrize("moment", ["call"])
-def test_what_a_plugin_prints_goes_to_stderr(tmp_path: Path, moment: str) -> None:
-    write_plugin(tmp_path, moment, "print('{progress}')")
+def test_what_a_plugin_prints_goes_to_stderr(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "call", "print('{progress}')")
     done = maskbench(*RUN, "--strategy", "leaver", "--json", cwd=tmp_path)
     assert done.code == 0 and "{progress}" in done.err
     assert [record["status"] for record in json.loads(done.out)] == ["complete", "complete"]
-    listed = maskbench("list", "--json", "--plugin", "leaver.py", cwd=tmp_path)
-    assert "leaver" in [entry["name"] for entry in json.loads(listed.out)]
+    write_plugin(tmp_path, "import", "print('{progress}')")
+    listed = maskbench("list", "objectives", "--json", "--plugin", "leaver.py", cwd=tmp_path)
+    assert "{progress}" in listed.err and "mae" in [entry["name"] for entry in json.loads(listed.out)]
 
 
 @pytest.mark.integration
