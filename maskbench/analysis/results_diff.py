@@ -1,5 +1,6 @@
 """Two sets of results against each other: what changed, and whether by more than noise."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,9 +13,11 @@ from maskbench.analysis import statistics
 from maskbench.analysis.mean_differences import BySeed, compare_means
 from maskbench.analysis.metrics import METRICS, heading
 from maskbench.analysis.results import load_results
+from maskbench.config.plain_files import read_regular_file
 from maskbench.errors import UsageError
 from maskbench.record import ensure_records
 
+MAX_PAPER = 2**20  # bytes of a paper's CSV
 FIELDS = ("data", "model", "length of training", "probe protocols")  # the parts of a group, in their order
 
 
@@ -109,7 +112,7 @@ def _complete(results: pd.DataFrame) -> pd.DataFrame:
 def read_paper(path: Path) -> pd.DataFrame:
     """Read a CSV with a column `strategy` and one or more of METRICS, as shares or in %. UsageError without them."""
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(io.BytesIO(read_regular_file(path, MAX_PAPER)))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}") from None
     metrics = [name for name in METRICS if name in table]
