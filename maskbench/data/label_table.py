@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from maskbench.data.image_source import (
 )
 from maskbench.data.splits import VALIDATION_SHARE, stratified_order
 from maskbench.errors import UsageError, unknown_name
+from maskbench.runtime.regular_files import MIB, read_regular
 
 EXPECTED = "rows of the splits train and test"
+MAX_BYTES = 256 * MIB
 MAX_NAMED = 3  # of files, groups and the like in a message
 
 
@@ -54,11 +57,18 @@ def make_table(
 
 
 def _read_heading(path: Path) -> list[str]:
+    return list(_read_lines(path)[0])
+
+
+def _read_lines(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """The heading, and each line with its number, as an editor counts. UsageError where it is no CSV file."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return next(csv.reader(file), [])
+        text = read_regular(path, MAX_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        return reader.fieldnames or (), [(reader.line_num, line) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}; give a CSV file in UTF-8 with a heading") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read the labels {path}: {reason}; give a CSV file in UTF-8 with a heading") from None
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def find_source(root: Path, table: LabelTable) -> ImageSource:
     _ensure_sound(root, table, rows, listing)
     left_out = Counter(listing.left_out)
     left_out["image files that the table does not name"] += len(listing.files) - len(rows)
-    content = hashlib.sha256(Path(table.path).read_bytes()).hexdigest()
+    content = hashlib.sha256(read_regular(table.path, MAX_BYTES)).hexdigest()
     columns = [table.file, table.label, table.split, table.group]
     key = {"root": str(root.resolve()), "files": listing.key, "table": content, "columns": columns}
 
@@ -101,17 +111,11 @@ def find_source(root: Path, table: LabelTable) -> ImageSource:
 
 def _read_rows(table: LabelTable) -> list[_Row]:
     path = Path(table.path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = list(reader.fieldnames or ())
-            wanted = [table.file, table.label, table.split, *([table.group] if table.group else [])]
-            for name in wanted:
-                if name not in names:
-                    raise unknown_name(f"column of {path}", name, names)
-            lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"cannot read the labels {path}: {error}; give a CSV file in UTF-8 with a heading") from None
+    names, lines = _read_lines(path)
+    wanted = [table.file, table.label, table.split, *([table.group] if table.group else [])]
+    for name in wanted:
+        if name not in names:
+            raise unknown_name(f"column of {path}", name, list(names))
     if not lines:
         raise UsageError(f"{path} has a heading and no rows; add a row for each image")
     rows = []

@@ -1,5 +1,6 @@
 """Where the data of a record are, when it is repeated from another folder than the one that it was made in."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,9 +30,9 @@ def find_moved_data(record: Path, data: Mapping[str, Any], changes: Mapping[str,
     """
     found = {}
     for name, path in _list_relative_paths(data):
-        if f"data.{name}" in changes or Path(path).exists():
+        if f"data.{name}" in changes or os.path.exists(path):  # noqa: PTH110  False also for a long name
             continue
-        places = [folder / path for folder in record.resolve().parents if (folder / path).exists()]
+        places = [folder / path for folder in record.resolve().parents if os.path.exists(folder / path)]  # noqa: PTH110
         if not places:
             raise UsageError(
                 f"the record's data in {path} are not found from {Path.cwd()}, nor from the folders above the record; "

@@ -21,7 +21,7 @@ from maskbench.executors.local import IsolatedWorkers
 from maskbench.executors.placement import Placement
 from maskbench.executors.worker import WorkerOptions
 from maskbench.record import RunRecord
-from maskbench.runs.artifacts import read_finished_record
+from maskbench.runs.artifacts import ensure_writable, read_finished_record
 from maskbench.runs.live_status import StatusReporter, issue_tickets
 from maskbench.runs.plan import Plan, load_data, make_plan
 from maskbench.runs.plugin_sources import plugin_sources
@@ -99,8 +99,11 @@ class Sweep:
     def _write_claims(self, folder: Path) -> None:
         """Beside the results that will decide them, before there are any."""
         if self.run_set.claims:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / CLAIMS_FILE, dump_claims(self.run_set.claims))
+            ensure_writable(folder)
+            try:
+                write_atomically(folder / CLAIMS_FILE, dump_claims(self.run_set.claims))
+            except OSError as error:
+                raise UsageError(f"cannot write {folder / CLAIMS_FILE} ({error.strerror}); move it away") from None
 
     def _resolve(self, configs: Sequence[RunConfig]) -> list[RunConfig]:
         """With `auto` as the placement means it, and the epochs of their budgets."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from maskbench.bench.step import noise_splits
+from maskbench.config.plain_files import MAX_STATUS, parse_json, read_regular_file
 from maskbench.errors import UsageError
 from maskbench.runs.plan import Plan, build_state
 from maskbench.sweeps.time_estimate import Rates, images_seen
@@ -38,7 +39,7 @@ class MeasuredStep(BaseModel):
 def read_measured_step(path: Path) -> MeasuredStep:
     """Read a file. UsageError where it is not what `maskbench bench step --json` prints."""
     try:
-        return MeasuredStep.model_validate_json(path.read_text())
+        return MeasuredStep.model_validate(parse_json(read_regular_file(path, MAX_STATUS)))
     except (OSError, ValueError):
         raise UsageError(
             f"{path} is not what `maskbench bench step --json` prints; make one on such a device"

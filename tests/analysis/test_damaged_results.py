@@ -6,13 +6,17 @@ import shutil
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from maskbench.analysis.report import read_picture
 from maskbench.analysis.results import load_results, read_records, read_results
+from maskbench.config.claims import Claim, read_claims
 from maskbench.config.plain_files import NotPlain
+from maskbench.errors import UsageError
 from maskbench.record import RunRecord
+from maskbench.sweeps.sweep import Sweep
 from tests.helpers.command_line import Done, maskbench
 from tests.helpers.records import record, write_records
 
@@ -137,3 +141,27 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
         finally:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "out" / "tables" / "comparison.md").stat().st_mode) == mode, sys.platform
+
+
+def test_a_papers_table_is_a_regular_file_of_a_bounded_size(tmp_path: Path) -> None:
+    write_records(tmp_path / "out", *sound())
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "large.csv").touch()
+    os.truncate(tmp_path / "large.csv", 2**30)
+    for name, reason in (("pipe.csv", "it is a pipe"), ("large.csv", "it has 1,024 MiB; at most 1 MiB are read")):
+        done = maskbench("compare", name, "out", cwd=tmp_path)
+        assert done.code == 2 and f"cannot read {name}: {reason}" in done.err
+
+
+def test_claims_are_written_through_no_link_and_over_no_folder(tmp_path: Path) -> None:
+    claim = Claim(says="a", source="b", better="gmml", than="random")
+    sweep = Sweep(SimpleNamespace(claims=[claim]))  # type: ignore[arg-type]
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "claims.yaml").symlink_to("../theirs")
+    sweep._write_claims(tmp_path / "out")
+    assert (tmp_path / "theirs").read_text() == "theirs" and read_claims(tmp_path / "out") == [claim]
+    (tmp_path / "out" / "claims.yaml").unlink()
+    (tmp_path / "out" / "claims.yaml").mkdir()
+    with pytest.raises(UsageError, match="cannot write .*claims.yaml .*; move it away"):
+        sweep._write_claims(tmp_path / "out")

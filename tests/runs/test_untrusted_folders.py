@@ -13,6 +13,7 @@ from maskbench.probe import REGISTRY, Probe, ProbeResult, Subject, register
 from maskbench.record import read_record_of_run
 from maskbench.runs import live_status
 from maskbench.runs.live_status import PROGRESS, TICKET, StatusReporter, Ticket, issue_tickets
+from maskbench.runs.moved_data import find_moved_data
 from maskbench.runs.plan import make_plan
 from maskbench.runs.reporter import Reporter
 from maskbench.runs.run import run
@@ -152,3 +153,11 @@ def test_a_record_alone_is_repeated_from_anywhere(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "mailed.json").read_text())
     (tmp_path / "mailed.json").write_text(json.dumps({**content, "seed": 5}))
     assert maskbench("show", "./mailed.json", "--output", "b.png", cwd=tmp_path).code == 2
+
+
+@pytest.mark.parametrize("name", ["./" + "a" * 300, "./" + "a/" * 2000])
+def test_a_recorded_path_that_no_file_can_have_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="the record's data in ./a.* are not found"):
+        find_moved_data(tmp_path / "my record.json", {"dataset": name}, {})
+    with pytest.raises(UsageError, match="type: maskbench rerun '.*my record.json' --dataset PATH"):
+        find_moved_data(tmp_path / "my record.json", {"dataset": name}, {})
