@@ -8,7 +8,7 @@ CLOTHING ?= clothing  # github.com/alexeygrigorev/clothing-dataset-small, CC0
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integration simulations chaos test-lowest check bench docs site clean
+.PHONY: help demo test test-integration simulations fuzz chaos test-lowest check bench docs site clean
 
 help: ## print these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-lowest: ## run tests with the lowest versions that pyproject.toml allows, i
 
 simulations: $(VENV)/.installed-test ## hold every claim of a table by 2,000 simulated experiments of 36 kinds: minutes (docs/statistics.md)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m simulation
+
+fuzz: $(VENV)/.installed-test ## send every hostile input through its door, and print which ended otherwise than it should
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
 chaos: $(VENV)/.installed-test ## kill runs at random and at every disk operation: half an hour (docs/reliability.md)
 	$(BIN)/python -m tests.helpers.chaos

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import timm
 import torch
 import typer
 import yaml
@@ -92,6 +93,9 @@ def test_commands_in_the_text_name_real_options(page: Path) -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
 def test_runs_can_be_planned(page: Path, reader: Path) -> None:
     commands = {tuple(command) for command in maskbench_commands(page) if command[0] == "run"}
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", embed_dim=64, depth=1, num_heads=1, num_classes=0)
+    torch.save(vit.state_dict(), reader / "dino_vits16.pth")  # of --init
     for command in sorted(commands):
         run = maskbench_anew if "--plugin" in command else maskbench
         done = run(*command, "--print-config", cwd=reader)

@@ -25,6 +25,7 @@ from maskbench.analysis.sections import (
     round_known,
     round_stable,
 )
+from maskbench.analysis.statistics import MIN_SEEDS
 from maskbench.config.claims import EPOCHS_TO_ACCURACY, Claim, read_claims
 from maskbench.errors import UsageError
 from maskbench.record import RunRecord
@@ -221,7 +222,7 @@ class _Group:
         ours, theirs = self._values(claim.better, metric), self._values(claim.than, metric)
         for label, values in ((claim.better, ours), (claim.than, theirs)):
             if not has_enough_seeds(len(values), 2):
-                return Question({}, {}, f"{len(values)} runs of {label} have {metric}")
+                return Question({}, {}, _too_few(label, len(values), metric))
         floor = self._values(UNTRAINED, metric) if UNTRAINED in self.records else {}
         if len(floor) > 1 and not any(compare_means(values, floor, 2).is_better for values in (ours, theirs)):
             return Question({}, {}, f"neither row is shown to be above {UNTRAINED}")
@@ -243,7 +244,8 @@ class _Group:
         if not all(has_readings(run) for run in (*ours, *theirs)):
             return Question({}, {}, "some run has no online readings")
         if not has_enough_seeds(min(len(ours), len(theirs)), 2):
-            return Question({}, {}, f"a row has {min(len(ours), len(theirs))} runs")
+            label, least = min((claim.better, len(ours)), (claim.than, len(theirs)), key=lambda row: row[1])
+            return Question({}, {}, _too_few(label, least, "online readings"))
         return Question(*epochs_to_accuracy(ours, theirs))
 
     def _costs(self, claim: Claim) -> tuple[float, float] | None:
@@ -254,6 +256,12 @@ class _Group:
         ]
         first, second = both
         return (round_known(statistics.mean(first)), round_known(statistics.mean(second))) if all(both) else None
+
+
+def _too_few(label: str, seeds: int, metric: str) -> str:
+    if not seeds:
+        return f"no run of {label} has {metric}"
+    return f"{label} has {seeds} seed{'s' * (seeds > 1)}, and {MIN_SEEDS} are needed"
 
 
 def epochs_to_accuracy(ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> tuple[BySeed, BySeed]:

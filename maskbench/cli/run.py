@@ -88,7 +88,7 @@ class Selection:
         settings = {"output": f"results/{preset}", **load_preset(preset)}
         for over in ({} if self.config is None else read_yaml(self.config), options, assigned):
             settings = merge(settings, over)
-        specs = parse_specs(self.strategy) if self.strategy else [settings.get("strategy", "random")]
+        specs = parse_specs(self.strategy) if self.strategy is not None else [settings.get("strategy", "random")]
         seeds = [settings.get("seed", 0)] if self.seeds is None else parse_seeds(self.seeds)
         return FixedRuns(expand_runs(settings, specs, seeds))
 

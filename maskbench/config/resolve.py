@@ -18,6 +18,7 @@ from maskbench.errors import UsageError, quoted, unknown_name, unquoted
 
 MAX_TOKENS = 65_536  # of an image, as 4096 px in patches of 16: attention over more takes too much of any memory
 MAX_SEEDS = 1_000  # in one command
+MAX_PARTS = 8  # of a setting's dotted name
 _SECTIONS = ("data", "model", "train", "system")
 
 
@@ -169,7 +170,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
     settings = {}
     for text in texts:
         path, equals, value = text.partition("=")
-        if not equals or not path:
+        if not equals or not all(path.split(".")) or path.count(".") > MAX_PARTS:
             raise UsageError(f"--set {quoted(text)}: write SECTION.SETTING=VALUE, e.g. --set train.epochs=3")
         try:
             settings[path] = parse_value(value)

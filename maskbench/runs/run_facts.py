@@ -17,6 +17,7 @@ from maskbench.objective import Head, Objective
 from maskbench.runs.plan import Plan
 from maskbench.runtime.stopwatch import Stopwatch
 from maskbench.strategy import Strategy
+from maskbench.training.collapse import MIN_STEPS
 from maskbench.training.crops import make_crops, sample_crops, sample_indices
 from maskbench.training.flops import training_gflops_per_image
 from maskbench.training.mask_statistics import Diagnostics, diagnose
@@ -122,7 +123,8 @@ def measure_views(plan: Plan, splits: Splits, state: TrainState, warnings: dict[
     if not plan.objective.trains:
         return masks
     losses = trivial_losses(plan.config, plan.strategy, plan.objective, splits, state)
-    sign = sign_of_no_learning(state.curve[-1]["loss"], losses) if state.curve and state.module is None else None
+    judged = state.curve and state.step >= MIN_STEPS and state.module is None  # whose loss the strategy has no part in
+    sign = sign_of_no_learning(state.curve[-1]["loss"], losses) if judged else None
     if sign is not None:
         warnings[sign] = None
     return {**masks, **losses}

@@ -56,7 +56,7 @@ def test_verdicts_in_fixed_words(tmp_path: Path) -> None:
     assert alike == f"no difference larger than {100 * max(-interval.low, interval.high):.1f} points"
     assert floor == "not testable here, because neither row is shown to be above random-init"
     assert misspelt == "not testable here, because there is no row gnml"
-    assert unmeasured == "not testable here, because 0 runs of gmml have finetune/top1/mean"
+    assert unmeasured == "not testable here, because no run of gmml has finetune/top1/mean"
     found = rows[2].difference
     assert found is not None and (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
 

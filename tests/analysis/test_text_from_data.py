@@ -24,13 +24,16 @@ DATA = {**record().dataset, "name": r"=a $\frac{1}$ | b <img src=x onerror=alert
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A strategy of every name beside random, on a data set whose name is no better."""
+    """An encoder from elsewhere of every name beside random, on a data set whose name is no better."""
     root = tmp_path_factory.mktemp("results")
     for seed in range(2):
         write_records(root, record("random", seed, 0.5, dataset=DATA))
         for number, name in enumerate(NAMES):
-            run = record("gmml", seed, 0.4 + seed / 10, dataset=DATA, run_id=f"odd-{number}-s{seed}")
-            write_records(root, run.model_copy(update={"strategy": {**run.strategy, "name": name}}))
+            parameters = {"source": "x.pth", "label": name, "digest": str(number) * 64, "part": ""}
+            objective = {"name": "external", "parameters": parameters}
+            run = record("none", seed, 0.4 + seed / 10, dataset=DATA, run_id=f"none-{number}-s{seed}", curve=[],
+                         settings={"objective": objective}, objective={**objective, "version": 1})  # fmt: skip
+            write_records(root, run)
     write_tables(read_results(root), root / "tables")
     return root
 

@@ -131,5 +131,5 @@ def test_a_link_is_followed_unless_it_must_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["./a\nb", "./\x1b[2J", "./\udcff", "./" + "a" * 5000])
 def test_a_name_that_no_record_could_have_is_refused_before_the_run(setting: str, name: str) -> None:
     section, _, key = setting.rpartition(".")
-    with pytest.raises(UsageError, match=f"{setting} has (control )?|{setting} has [0-9,]+ characters"):
+    with pytest.raises(UsageError, match=f"{setting} has |output=.* should be the name of a folder"):
         parse_config({section: {key: name}} if section else {key: name})

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from maskbench.record import RunRecord
 from tests.helpers.command_line import maskbench_anew as maskbench
 from tests.helpers.planted_mistakes import OBJECTIVE, PROBE
 from tests.helpers.records import record, write_records
@@ -191,6 +193,12 @@ def test_a_shipped_strategy_imported_by_itself_is_still_maskbenchs() -> None:
     assert done.stdout.startswith("maskbench 0.")
 
 
+def named(one: RunRecord, strategy: dict[str, Any], word: str) -> RunRecord:
+    """The record of a run of that strategy."""
+    config = {**one.config, "strategy": {"name": strategy["name"], "parameters": strategy["parameters"]}}
+    return one.model_copy(update={"strategy": strategy, "config": config, "run_id": f"my-mask-{word}-s0"})
+
+
 def test_a_plugin_that_is_not_loaded_is_named(tmp_path: Path) -> None:
     """A file by the name that `maskbench new` gives it; of a run, the plugin that its record knows."""
     assert maskbench("new", "my-mask", cwd=tmp_path).code == 0
@@ -203,16 +211,16 @@ def test_a_plugin_that_is_not_loaded_is_named(tmp_path: Path) -> None:
     packaged = {**mine, "distribution": "more-masks 1.2"}
     write_records(
         tmp_path / "out",
-        one.model_copy(update={"strategy": mine, "run_id": "a"}),
-        one.model_copy(update={"strategy": packaged, "run_id": "b"}),
+        named(one, mine, "a"),
+        named(one, packaged, "b"),
     )
     says = {
         "a": "comes from the plugin my_mask.py sha256:01234567; give it, e.g. --plugin my_mask.py",
         "b": "comes from the package more-masks 1.2; install it",
     }
     for command, run in (("show", "a"), ("show", "b"), ("rerun", "a")):
-        done = maskbench(command, f"out/runs/{run}", cwd=tmp_path)
+        done = maskbench(command, f"out/runs/my-mask-{run}-s0", cwd=tmp_path)
         assert done.code == 2 and says[run] in done.err
     assert "out is not the folder of a finished run: it holds 2 of them" in maskbench("show", "out", cwd=tmp_path).err
-    drawn = maskbench("show", "out/runs/a", "--plugin", "my_mask.py", "--images", "2", cwd=tmp_path)
+    drawn = maskbench("show", "out/runs/my-mask-a-s0", "--plugin", "my_mask.py", "--images", "2", cwd=tmp_path)
     assert drawn.code == 0 and (tmp_path / "masks.png").is_file()

@@ -80,7 +80,7 @@ def _parquet_unlabelled(root: Path) -> Iterator[Form]:
 
 @form(LAYOUTS, "Parquet with `--label-column target`")
 def _parquet_column(root: Path) -> Iterator[Form]:
-    yield Form(rows(root, label="target"), IN_ORDER, options={"label_column": "target"})
+    yield Form(rows(root, label="target"), IN_ORDER, options={"labels": "target"})
 
 
 @form(LAYOUTS, "hidden files and folders")
@@ -223,7 +223,7 @@ def _train_without_classes(root: Path) -> Iterator[Form]:
 
 @form(LAYOUTS, "`--label-column` for folders of images")
 def _column_of_folders(root: Path) -> Iterator[Form]:
-    yield Form(folders(root), options={"label_column": "target"})
+    yield Form(folders(root), options={"labels": "target"})
 
 
 @form(LAYOUTS, "one Parquet file")

@@ -88,10 +88,10 @@ def test_a_label_column_of_another_name(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", 0, 6, label="target")
     write_parquet(tmp_path / "test.parquet", 50, 6, label="target")
     assert load(tmp_path).classes == ()
-    splits = load(tmp_path, label_column="target")
+    splits = load(tmp_path, labels="target")
     assert splits.train.labels.tolist() == [0, 1, 2] * 2 and len(splits.test) == 6
     with pytest.raises(UsageError, match="test.parquet has no column 'targets'; its columns are image, target"):
-        load(tmp_path, label_column="targets")
+        load(tmp_path, labels="targets")
 
 
 def test_a_label_column_chooses_among_several(tmp_path: Path) -> None:
@@ -100,16 +100,16 @@ def test_a_label_column_chooses_among_several(tmp_path: Path) -> None:
         table = pyarrow.parquet.read_table(tmp_path / f"{split}.parquet")
         table = table.append_column("fine_label", pyarrow.array([0, 1] * 3))
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
-    assert load(tmp_path, label_column="fine_label").train.labels.tolist() == [0, 1] * 3
+    assert load(tmp_path, labels="fine_label").train.labels.tolist() == [0, 1] * 3
 
 
 def test_a_label_column_without_columns_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path, "train", 0, 6)
     with pytest.raises(UsageError, match="holds images in folders, which have no columns; drop --label-column"):
-        load(tmp_path, label_column="target")
+        load(tmp_path, labels="target")
     for name in ("shapes", "torch/mnist", f"wds/{tmp_path}"):
         with pytest.raises(UsageError, match="has no columns; --label-column is for Parquet files and hfds/NAME"):
-            load(name, label_column="target")
+            load(name, labels="target")
 
 
 def cut(encoded: bytes) -> bytes:

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from maskbench.config.resolve import load_preset, merge, parse_config
+from maskbench.core.grid import Grid
+from maskbench.models.encoder import timm_arguments
 from maskbench.record import RunRecord
 
 
@@ -28,7 +30,11 @@ def record(strategy: str = "random", seed: int = 0, accuracy: float = 0.5, **cha
             "fingerprint": "shapes-1",
             "sizes": {"train": 10_000, "validation": 1_000, "test": 2_000},
         },
-        "model": {"name": "vit_tiny_patch16_224", "arguments": {"patch_size": 4}, "encoder_parameters": 1},
+        "model": {
+            "name": "vit_tiny_patch16_224",
+            "arguments": timm_arguments(Grid(8, 8, 4), 3, config["model"]["kwargs"]),
+            "encoder_parameters": 1,
+        },
         "seed": seed,
         "metrics": metrics,
         "protocols": {"knn": 1, "linear": 1},

@@ -605,8 +605,10 @@ def test_a_run_that_diverged(done: tuple[RunRecord, Path], tmp_path: Path) -> No
 
 
 def test_a_run_about_an_encoder_from_elsewhere(done: tuple[RunRecord, Path], tmp_path: Path) -> None:
-    external = {"name": "external", "version": 1, "parameters": {"source": "mae.pth"}}
-    done[0].model_copy(update={"objective": external}).write(tmp_path / "record.json")
+    external = {"name": "external", "parameters": {"source": "mae.pth", "label": "mae", "digest": "0", "part": ""}}
+    config = {**done[0].config, "objective": external}
+    record = done[0].model_copy(update={"objective": {**external, "version": 1}, "config": config})
+    record.write(tmp_path / "record.json")
     with pytest.raises(UsageError, match="is about an encoder from elsewhere and holds none; give its source, mae.pth"):
         read_encoder(str(tmp_path))
 

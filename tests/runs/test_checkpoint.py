@@ -166,7 +166,7 @@ def test_a_resumed_run_says_that_it_moved(tmp_path: Path) -> None:
     assert content is not None
     content["environment"]["threads"] = 77
     checkpoints.save(content)
-    (warning,) = run(tiny_config(tmp_path)).warnings
+    (warning,) = [each for each in run(tiny_config(tmp_path)).warnings if "trivial" not in each]
     assert "resumed elsewhere" in warning and "threads is" in warning and "77 there" in warning
 
 

@@ -64,6 +64,8 @@ def finished(plan: Plan) -> RunRecord:
         update={
             "run_id": plan.run_id,
             "strategy": {"name": "mine", "version": 1, "parameters": {}, "distribution": origin},
+            "config": plan.config.model_dump(mode="json"),
+            "seed": plan.config.seed,
             "environment": {"plugins": plugin_sources(plan)},
         }
     )

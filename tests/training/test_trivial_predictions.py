@@ -82,7 +82,7 @@ def test_degraded_images_predict_themselves() -> None:
 
 def test_a_training_that_is_no_better_is_said(tmp_path: Path) -> None:
     """At a learning rate of nearly 0; with one that trains, the record has the losses and no line."""
-    lazy = run(tiny_config(tmp_path, train__lr=1e-9))
+    lazy = run(tiny_config(tmp_path, train__lr=1e-9, train__epochs=26, train__online_every=26, probes="knn"))
     said = [line for line in lazy.warnings if "is not below that of a trivial prediction" in line]
     assert len(said) == 1 and lazy.diagnostics["trivial/nearest"] > 0
     assert run(tiny_config(tmp_path, "none", objective="random-init")).diagnostics == {}
