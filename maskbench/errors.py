@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Iterable
 
 MAX_LISTED = 40  # names in a message
+MAX_SHOWN = 45  # names in a message; all strategies that ship
 MAX_QUOTED = 80  # characters of what was typed
 LIKE, SURE = 0.5, 0.75  # similarity of a name that is suggested, and of one beside which no list is needed
 
@@ -71,5 +72,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
         return UsageError(f"unknown {kind} {quoted(name)}. Did you mean {' or '.join(near)}?")
     near = difflib.get_close_matches(typed, known, n=2, cutoff=LIKE)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
-    rest = f" Known: {', '.join(known) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
+    shown = known if len(known) <= MAX_SHOWN else [*known[:MAX_SHOWN], f"and {len(known) - MAX_SHOWN} more"]
+    rest = f" Known: {', '.join(shown) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
     return UsageError(f"unknown {kind} {quoted(name)}.{guess}{rest}")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from maskbench.data.load import load_dataset
 from tests.fuzz.inputs import HOSTILE_MODEL, QUICK, SPECIAL_FILES, Input, a_run, write
 from tests.fuzz.mutations import spoil_bytes
 from tests.helpers.image_files import png, write_parquet, write_tar
@@ -83,7 +84,10 @@ def cache(sound: Path) -> Iterator[Input]:
 
 
 def _spoil_cache(name: str, content: bytes, _: Path) -> None:
-    (Path(os.environ["MASKBENCH_CACHE"]) / "datasets" / name).write_bytes(content)
+    path = Path(os.environ["MASKBENCH_CACHE"]) / "datasets" / name
+    path.unlink(missing_ok=True)  # this process may have mapped it
+    path.write_bytes(content)
+    load_dataset.cache_clear()
 
 
 def checkpoints(sound: Path) -> Iterator[Input]:

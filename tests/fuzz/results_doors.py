@@ -71,7 +71,7 @@ def predictions(sound: Path) -> Iterator[Input]:
         "texts": {key: value.astype("U30") for key, value in arrays.items()},
         "a scalar": {key: np.array(3) for key in arrays},
         "three dimensions": {key: value[None, None] for key, value in arrays.items()},
-        "classes that do not exist": {key: value * 0 + 10**4 for key, value in arrays.items()},
+        "classes that do not exist": {key: np.full(value.shape, 10**4) for key, value in arrays.items()},
         "other names": {f"{key}\x1b[31m$": value for key, value in arrays.items()},
     }
     contents = [*spoil_bytes(whole), *((name, _npz(content)) for name, content in changed.items())]
