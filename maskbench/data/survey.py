@@ -29,7 +29,7 @@ class ImageFacts:
     """What the header and the bytes of an image say.
 
     Attributes:
-        kind: Format and pixels, such as "JPEG, RGB".
+        kind: Format and pixels, such as "JPEG RGB".
         rows: Height in pixels, as stored.
         cols: Width in pixels, as stored.
         frames: Number of frames or pages; the first is read.
@@ -118,7 +118,7 @@ def _read_facts(images: EncodedImages) -> list[ImageFacts]:
             encoded = images.read_bytes(index)
             digest = hashlib.blake2b(encoded, digest_size=16).digest()
             with images.open_image(encoded, index) as image:
-                kind = f"{image.format}, {image.mode}"
+                kind = f"{image.format} {image.mode}"
                 facts = ImageFacts(kind, image.height, image.width, getattr(image, "n_frames", 1), digest)
         except (UsageError, OSError, SyntaxError, ValueError) as error:
             return ImageFacts("damaged", 0, 0, 1, digest, str(error))
@@ -190,7 +190,7 @@ def _file_remarks(survey: Survey) -> list[str]:
         if own.several_frames:
             remarks.append(f"{split}: {own.several_frames} files have several frames or pages; the first is read")
         kinds = [kind for kind in own.kinds if kind != "damaged"]
-        if len({kind.partition(", ")[2] for kind in kinds}) > 1:
+        if len({kind.partition(" ")[2] for kind in kinds}) > 1:
             remarks.append(f"{split}: several kinds of pixels ({_list(sorted(kinds))}), all converted to --in-chans")
         if own.value_range is not None and own.value_range[1] <= 16:
             remarks.append(f"{split}: nearly black: no value of the sample is above {own.value_range[1]} of 255")

@@ -32,14 +32,14 @@ def test_counts_kinds_sizes_and_ranges(photos: Path) -> None:
     train = found["splits"]["train"]
     assert list(found["splits"]) == ["train", "test"] and found["classes"] == CLASSES
     assert train["images"] == 61 and train["by_class"] == {"cat": 21, "dog": 20, "emu": 20}
-    assert train["kinds"] == {"PNG, RGB": 60, "PNG, L": 1}
+    assert train["kinds"] == {"PNG RGB": 60, "PNG L": 1}
     assert train["sizes"] == {"rows": [12, 40], "columns": [8, 20]}
     values = [np.array(Image.open(path)) for path in photos.glob("train/*/*.png")]
     assert train["value_range"][0] >= min(each.min() for each in values)
     assert train["value_range"][1] <= max(each.max() for each in values), "of images made smaller"
     assert "several kinds of pixels" in " ".join(found["remarks"])
     text = survey(photos).out
-    assert "photos: 91 images, 3 classes" in text and "12-40 x 8-20" in text and "60 PNG, RGB, 1 PNG, L" in text
+    assert "photos: 91 images, 3 classes" in text and "12-40 x 8-20" in text and "60 PNG RGB, 1 PNG L" in text
 
 
 def damage(photos: Path) -> None:
