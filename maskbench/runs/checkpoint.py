@@ -52,6 +52,13 @@ class Checkpoints:
                 path.unlink()
         return None
 
+    def describe_last(self, note: Callable[[str], None]) -> str:
+        """Where a diverged run can be looked at as it was before."""
+        content = self.load(note)
+        if content is None:
+            return "there is no checkpoint before it"
+        return f"the last good checkpoint is of step {content['state']['step']}"
+
     def remove(self) -> None:
         """Both, where there are any."""
         for path in (self.newest, self.previous):

@@ -136,7 +136,7 @@ class Execution:
     def write_outputs(self, error: str | None, results: list[ProbeResult]) -> RunRecord:
         """Write all files, the record last. error: why the training diverged; None if it did not."""
         if error is not None:
-            error = f"{error}; {self.describe_last_checkpoint()}"
+            error = f"{error}; {self.checkpoints.describe_last(self.reporter.note)}"
         self.ensure_lease_held()
         write_artifacts(self.plan, self.splits, self.probed, self.progress.state, results)
         record = self.make_record("complete" if error is None else "diverged", error, results)
@@ -261,13 +261,6 @@ class Execution:
         if self.checkpoint_every is not None:
             return self.checkpoint_every
         return max(CHECKPOINT_EVERY_S, writing_s / WRITING_SHARE)
-
-    def describe_last_checkpoint(self) -> str:
-        """Where a diverged run can be looked at as it was before."""
-        content = self.checkpoints.load(self.reporter.note)
-        if content is None:
-            return "there is no checkpoint before it"
-        return f"the last good checkpoint is of step {content['state']['step']}"
 
     def record_failure(self, error: Exception) -> Failure:
         """The error as one line with the remedy, recorded where files can be written and the run is still ours.

@@ -15,7 +15,7 @@ _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
 class PluginExit(RuntimeError):
-    """A plugin raised what is no Exception, such as SystemExit by sys.exit. The message has FILE:LINE of the plugin."""
+    """A plugin raised a bare BaseException, such as SystemExit by sys.exit. The message has FILE:LINE of the plugin."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def exits_as_errors() -> Iterator[None]:
     in a worker process the whole set of runs. Ctrl-C and other signals to stop pass as they are.
 
     Raises:
-        PluginExit: The block raised what is no Exception.
+        PluginExit: The block raised a bare BaseException.
     """
     try:
         yield

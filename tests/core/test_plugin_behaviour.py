@@ -1,4 +1,4 @@
-"""Plugins that exit, raise what is no Exception, print, or change the working directory: one line, and nothing lost."""
+"""Plugins that exit, raise a bare BaseException, print, or change the working directory: one line, and nothing lost."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The packed cache: what is not as it was written is noticed, named, and made again."""
+"""The packed cache: a change is noticed, named, and the data are packed again."""
 
 import json
 import os

@@ -60,7 +60,7 @@ def words(_: Path) -> Iterator[Input]:
 
 
 def settings(_: Path) -> Iterator[Input]:
-    """--set of each number to what is no number of its range."""
+    """--set of each number to values outside of its range."""
     for path in ("train.lr", "train.weight_decay", "train.warmup_epochs", "train.min_lr", "train.epochs",
                  "train.clip_grad", "data.limit", "data.memory_gib", "data.flip", "data.crop_scale", "data.std",
                  "train.budget", "train.betas", "seed", "ratio"):  # fmt: skip
