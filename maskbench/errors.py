@@ -1,11 +1,12 @@
 """Errors that end a command with one line and no traceback."""
 
 import difflib
+import itertools
 import reprlib
 from collections.abc import Iterable
 
 MAX_LISTED = 40  # names in a message
-MAX_SHOWN = 45  # names in a message; all strategies that ship
+MAX_SHOWN = 700  # characters of all names in a message; those of the strategies that ship are fewer
 MAX_QUOTED = 80  # characters of what was typed
 LIKE, SURE = 0.5, 0.75  # similarity of a name that is suggested, and of one beside which no list is needed
 
@@ -72,6 +73,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
         return UsageError(f"unknown {kind} {quoted(name)}. Did you mean {' or '.join(near)}?")
     near = difflib.get_close_matches(typed, known, n=2, cutoff=LIKE)
     guess = f" Did you mean {' or '.join(near)}?" if near else ""
-    shown = known if len(known) <= MAX_SHOWN else [*known[:MAX_SHOWN], f"and {len(known) - MAX_SHOWN} more"]
+    count = sum(length <= MAX_SHOWN for length in itertools.accumulate(len(each) + 2 for each in known))
+    shown = known if count == len(known) else [*known[:count], f"and {len(known) - count} more"]
     rest = f" Known: {', '.join(shown) or 'none'}" if len(known) <= MAX_LISTED or not near else ""
     return UsageError(f"unknown {kind} {quoted(name)}.{guess}{rest}")
