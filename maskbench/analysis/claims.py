@@ -224,7 +224,9 @@ class _Group:
             if not has_enough_seeds(len(values), 2):
                 return Question({}, {}, _too_few(label, len(values), metric))
         floor = self._values(UNTRAINED, metric) if UNTRAINED in self.records else {}
-        if len(floor) > 1 and not any(compare_means(values, floor, 2).is_better for values in (ours, theirs)):
+        asks_more = UNTRAINED not in (claim.better, claim.than)  # than whether one row is above it
+        is_above = [len(floor) < 2 or compare_means(values, floor, 2).is_better for values in (ours, theirs)]
+        if asks_more and not any(is_above):
             return Question({}, {}, f"neither row is shown to be above {UNTRAINED}")
         return Question(ours, theirs)
 

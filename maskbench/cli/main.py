@@ -103,7 +103,7 @@ def _run_command() -> int:
 
 @contextmanager
 def _tell_ctrl_c_apart() -> Iterator[None]:
-    """Within the block Ctrl-C is told apart from a KeyboardInterrupt that a plugin raises."""
+    """Within the block Ctrl-C raises an exception of its own, which no KeyboardInterrupt of a plugin is."""
     before = signal.getsignal(signal.SIGINT)
     if before == signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield

@@ -14,10 +14,9 @@ def external_settings(
     """Settings, by dotted path, of a run that only probes. model, heads, channels: as in `settings_for`."""
     from maskbench.models.pretrained import settings_for
 
-    named = {"source": source, "label": foreign.name, "digest": foreign.digest, "part": foreign.part or ""}
     return {
         "strategy": "none",
-        "objective": {"name": "external", "parameters": named},
+        "objective": {"name": "external", "parameters": _identify(foreign, source)},
         **settings_for(foreign, model, heads, channels),
     }
 
@@ -30,9 +29,13 @@ def init_settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
 
     foreign = read_encoder(source)
     own = settings_for(foreign, options.get("model.name"), None, options.get("data.in_chans"))
-    init = {"source": source, "label": foreign.name, "digest": foreign.digest, "part": foreign.part or ""}
     patch = options.get("model.patch_size", foreign.patch_size)
     if patch != foreign.patch_size:
         raise UsageError(f"{source} has patches of {foreign.patch_size} px, not {patch}; drop --patch-size")
     given = {path: value for path, value in options.items() if path != "model.name"}
-    return {**own, "model.init": init, **given}
+    return {**own, "model.init": _identify(foreign, source), **given}
+
+
+def _identify(foreign: "PretrainedEncoder", source: str) -> dict[str, str]:
+    """Where the weights are, and by what they are known."""
+    return {"source": source, "label": foreign.name, "digest": foreign.digest, "part": foreign.part or ""}

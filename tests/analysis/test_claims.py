@@ -61,6 +61,12 @@ def test_verdicts_in_fixed_words(tmp_path: Path) -> None:
     assert found is not None and (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
 
 
+def test_whether_a_row_is_above_the_untrained_encoder_may_itself_be_asked(tmp_path: Path) -> None:
+    """blur is below it; the claim that it is above is turned round, and not set aside because blur learned nothing."""
+    (row,) = judge(tmp_path, ACCURACIES, Claim(says="It teaches", source="1", better="blur", than="random-init"))
+    assert row.verdict == "reversed here"
+
+
 def test_failed_runs_are_no_fair_sample(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"random": ACCURACIES["random"], "gmml": ACCURACIES["gmml"][:4]}, FIRST)
     write_records(folder, record("gmml", 4, status="failed", metrics={}, curve=[]))

@@ -70,7 +70,7 @@ HOSTILE_MODEL: dict[str, Any] = {
     "pretrained": True,
     "pretrained_cfg": {"url": "http://127.0.0.1:9/x.pt"},
     "pretrained_cfg_overlay": {"url": "http://127.0.0.1:9/x.pt"},
-    "cache_dir": "/tmp/elsewhere",
+    "cache_dir": "elsewhere",
     "depth": 10_000_000,
     "embed_dim": 2**40,
     "num_heads": 0,
